@@ -1,0 +1,137 @@
+"""The values that travel down the pipeline. Frozen: a stage makes a new one, never edits.
+
+pairs -> :class:`Batch` -> encoder -> Batch with text -> network -> :class:`Fused` -> losses, metrics.
+Every picture is a float tensor in [0, 1]; the leading dimension is the batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """What an encoder says about B prompts."""
+
+    pooled: Tensor
+    """One vector per prompt, ``(B, D)``."""
+    tokens: Tensor | None = None
+    """One vector per token, ``(B, L, D)``."""
+    mask: Tensor | None = None
+    """True where a token is real, ``(B, L)`` bool; absent when every token counts."""
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    def to(self, *args: Any, **kwargs: Any) -> "TextFeatures":
+        """The same features on another device or in another floating-point type."""
+        return _map(self, lambda t: t.to(*args, **kwargs) if t.is_floating_point() else t.to(
+            *[a for a in args if not isinstance(a, torch.dtype)],
+            **{k: v for k, v in kwargs.items() if k != "dtype"},
+        ))
+
+    def __getitem__(self, rows: Any) -> "TextFeatures":
+        """Features of the prompts picked by a slice, a list of indices or an index tensor."""
+        if isinstance(rows, int):
+            rows = slice(rows, rows + 1)
+        return _map(self, lambda t: t[rows])
+
+    def expand(self, count: int) -> "TextFeatures":
+        """One prompt repeated for ``count`` pictures; features of ``count`` prompts unchanged."""
+        if len(self) == count:
+            return self
+        if len(self) != 1:
+            raise ValueError(
+                f"{len(self)} prompts for {count} pictures: give one prompt, or one per picture."
+            )
+        return _map(self, lambda t: t.expand(count, *t.shape[1:]))
+
+    @staticmethod
+    def cat(parts: Sequence["TextFeatures"]) -> "TextFeatures":
+        """Features of several prompt lists, one list after the other."""
+        first = parts[0]
+        return TextFeatures(
+            **{
+                f.name: None
+                if getattr(first, f.name) is None
+                else torch.cat([getattr(p, f.name) for p in parts])
+                for f in fields(first)
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """What a joint encoder says about B pictures."""
+
+    pooled: Tensor
+    """One vector per picture, ``(B, D)``, in the space of the text."""
+    patches: Tensor
+    """One vector per patch, ``(B, D, h, w)``, in the same space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B pairs of photographs, aligned to the pixel. Values are floats in [0, 1]."""
+
+    visible: Tensor
+    """``(B, 3, H, W)``, sRGB."""
+    infrared: Tensor
+    """``(B, 1, H, W)``."""
+    text: TextFeatures | None = None
+    """The prompt of each pair, encoded."""
+    prompts: tuple[str, ...] = ()
+    """The same prompts in words."""
+    guides: Mapping[str, Tensor] = field(default_factory=dict)
+    """Masks, heat maps and spatial features by name, ``(B, C, h, w)``; a map that marks a place is
+    ``(B, 1, H, W)`` in [0, 1]. Computed once, used everywhere: network, losses, store."""
+    texts: Mapping[str, TextFeatures] = field(default_factory=dict)
+    """Further texts by role (``ir``, ``vi``, ``common`` ...) for methods that read several."""
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
+    """What training compares with, by name: ``fused`` ``(B, 3, H, W)``, ``mask`` ``(B, 1, H, W)``,
+    clean sources ``visible``, ``infrared``. Absent where there is no such truth."""
+    labels: Mapping[str, tuple] = field(default_factory=dict)
+    """Per-pair facts that are not tensors, by name: task, degradation, asked name."""
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.visible)
+
+    def to(self, *args: Any, **kwargs: Any) -> "Batch":
+        """The same batch on another device; ``memory_format`` applies to pictures only."""
+        return _map(self, lambda t: t.to(*args, **kwargs))
+
+    def replace(self, **changes: Any) -> "Batch":
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """What a network returns."""
+
+    image: Tensor
+    """``(B, 3, H, W)``; in [0, 1] outside training, where a network may overshoot."""
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+    """Intermediate results that belong to the method (a text cube, gates, a raw one-channel
+    image), by name, ``(B, C, h, w)``. Plain feature maps are taken by :mod:`fusionkit.capture`."""
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars the forward pass itself produced for the objective (router balance, say)."""
+
+
+def _map(value: Any, change: Any) -> Any:
+    """A copy of a dataclass with every tensor in it changed."""
+
+    def visit(item: Any) -> Any:
+        if isinstance(item, Tensor):
+            return change(item)
+        if isinstance(item, TextFeatures):
+            return _map(item, change)
+        if isinstance(item, Mapping):
+            return {key: visit(entry) for key, entry in item.items()}
+        return item
+
+    return replace(value, **{f.name: visit(getattr(value, f.name)) for f in fields(value)})
