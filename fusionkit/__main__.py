@@ -1,0 +1,5 @@
+"""``python -m fusionkit``: the command line."""
+
+from fusionkit.cli import main
+
+main()
