@@ -1,0 +1,60 @@
+"""Correlated noise: white noise drawn small and enlarged, so that coarse grain costs little."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def white(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Standard normal noise (H, W) float32."""
+    return rng.standard_normal((height, width), dtype=np.float32)
+
+
+def grain(rng: np.random.Generator, height: int, width: int, size: float) -> np.ndarray:
+    """Noise (H, W) of unit variance at the nodes, `size` pixels apart, linear between them."""
+    rows, columns = int(height / size) + 2, int(width / size) + 2
+    small = Image.fromarray(white(rng, rows, columns))
+    large = small.resize(
+        (width, height), Image.Resampling.BILINEAR, box=(0.5, 0.5, 0.5 + width / size, 0.5 + height / size)
+    )
+    return np.asarray(large)
+
+
+def enlarge(small: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear enlargement of one float32 plane."""
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def reduce(plane: np.ndarray, factor: int) -> np.ndarray:
+    """Block means of one float32 plane; the sides need not divide by `factor`."""
+    return np.asarray(Image.fromarray(plane).reduce(factor))
+
+
+def blur(plane: np.ndarray, radius: float) -> np.ndarray:
+    """A wide soft blur: reduce by about the radius, smooth 1-2-1, enlarge again."""
+    height, width = plane.shape
+    factor = max(1, min(round(radius), height // 4, width // 4))
+    small = reduce(np.ascontiguousarray(plane), factor)
+    padded = np.pad(small, 1, mode="edge")
+    small = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+    small = 0.25 * small[:, :-2] + 0.5 * small[:, 1:-1] + 0.25 * small[:, 2:]
+    return enlarge(np.ascontiguousarray(small), height, width)
+
+
+def soften(plane: np.ndarray, share: float) -> np.ndarray:
+    """A mild lens blur: mixes each pixel with its four neighbours (`share` goes to them)."""
+    padded = np.pad(plane, 1, mode="edge")
+    cross = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+    return (1.0 - share) * plane + (share * 0.25) * cross
+
+
+class Grain:
+    """The grain shared by both cameras: leaves and bricks show in light and in heat alike."""
+
+    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
+        unit = max(1.0, height / 128)  # grain keeps its share of the picture at larger sizes
+        self.fine = 0.6 * white(rng, height, width) + 0.9 * grain(rng, height, width, 2.0 * unit)
+        self.middle = grain(rng, height, width, 4.5 * unit)
+        self.coarse = grain(rng, height, width, 13.0 * unit)
+        self.wide = grain(rng, height, width, 40.0 * unit)

@@ -1,0 +1,88 @@
+"""The thermal camera: temperatures seen through air, a detector and its gain control."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .noise import Grain, blur, grain, soften, white
+from .painter import Fields
+from .stage import Stage
+
+BINS = 512
+
+
+def render_thermal(
+    stage: Stage, fields: Fields, shared: Grain, smoke: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """The infrared picture (H, W) uint8, white hot."""
+    weather, chance = stage.weather, stage.chance
+    height, width = fields.depth.shape
+    sky_part = fields.classes == 0
+    own = grain(rng, height, width, max(1.0, height / 128) * 3.0)
+    # Half of the grain is what the visible camera sees too, half is the material's own.
+    structure = 0.7 * shared.fine + 0.6 * shared.middle + 0.5 * own + 0.6 * shared.coarse
+    heat = fields.temperature + fields.thermal_grain * structure
+    heat += np.where(fields.grounded, 0.9 * shared.wide, 0.35 * shared.wide)
+    _paint_sky(stage, heat, sky_part, shared, rng)
+    # The air in between glows at its own temperature.
+    path = np.exp(fields.depth * np.float32(-1.0 / chance.uniform(300.0, 1200.0)))
+    np.copyto(heat, weather.air + (heat - weather.air) * path, where=~sky_part)
+    if smoke is not None:
+        heat += (np.float32(weather.air + 1.0) - heat) * (0.12 * smoke)
+    heat = soften(heat, chance.uniform(0.1, 0.4))
+    heat += np.float32(chance.uniform(0.05, 0.25)) * white(rng, height, width)
+    heat += np.float32(chance.uniform(0.02, 0.15)) * white(rng, 1, width)
+    return _gain_control(stage, heat, sky_part, rng)
+
+
+def _paint_sky(stage: Stage, heat, sky_part, shared: Grain, rng) -> None:
+    """Colder towards the zenith, with warmer cloud bands."""
+    weather = stage.weather
+    height, width = heat.shape
+    rows = np.arange(height, dtype=np.float32) / max(stage.camera.horizon / 2, 1.0)
+    drop = np.float32(weather.air - weather.sky)
+    level = weather.air - drop * (1.0 - 0.55 * np.clip(rows, 0.0, 1.0) ** 2)
+    bands = grain(rng, height, width * 3, height / 9)[:, : width * 3 : 3]
+    cloud = (2.2 * bands + 1.2 * shared.middle + 1.6 * shared.coarse) * (0.35 + weather.overcast)
+    cloud += 0.35 * shared.fine
+    np.copyto(heat, level[:, None] + cloud, where=sky_part)
+
+
+def _gain_control(stage: Stage, heat: np.ndarray, sky_part: np.ndarray, rng) -> np.ndarray:
+    """Temperatures to grey values as such cameras do: a linear span and a plateau histogram.
+
+    The span is set on the land only; with the cold sky in it everything else would turn white.
+    The plateau (counts clipped before they are summed) spends grey values where pixels are, which
+    is why pictures of uncooled cameras are rich in contrast.
+    """
+    chance = stage.chance
+    land = heat[~sky_part] if not sky_part.all() else heat.ravel()
+    low, high = _percentiles(land, chance.uniform(0.005, 0.03), chance.uniform(0.98, 0.998))
+    span = max(high - low, 2.0)
+    # The low end lies a random share of the span below the coldest land.
+    low -= chance.uniform(0.05, 0.35) * span
+    linear = np.clip((heat - low) / (high - low + 1e-6), 0.0, 1.0)
+    position = linear * np.float32(BINS - 1)
+    index = position.astype(np.intp)
+    counts = np.bincount(index.ravel(), minlength=BINS).astype(np.float64)
+    counts = np.minimum(counts, chance.uniform(2.0, 5.0) * counts.sum() / BINS)
+    curve = np.cumsum(counts) - 0.5 * counts
+    curve /= curve[-1] + 0.5 * counts[-1] + 1e-9
+    flat = np.interp(position.ravel(), np.arange(BINS), curve).reshape(heat.shape)
+    share = chance.uniform(0.35, 0.8)
+    grey = share * flat + (1.0 - share) * linear
+    grey = grey.astype(np.float32)
+    if chance.random() < 0.45:
+        # Detail enhancement: the difference to a wide blur is added, the look of vehicle cameras.
+        grey += np.float32(chance.uniform(0.4, 1.1)) * (grey - blur(grey, heat.shape[0] / 16))
+    grey *= np.float32(chance.uniform(225.0, 262.0))
+    grey += np.float32(chance.uniform(-6.0, 18.0))
+    grey += np.float32(chance.uniform(0.8, 2.6)) * white(rng, *heat.shape)
+    return (np.clip(grey, 0.0, 255.0) + 0.5).astype(np.uint8)
+
+
+def _percentiles(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Two percentiles, from at most a few thousand samples spread evenly."""
+    some = np.sort(values[:: max(1, values.size // 4096)])
+    last = some.size - 1
+    return float(some[int(low * last)]), float(some[int(high * last)])
