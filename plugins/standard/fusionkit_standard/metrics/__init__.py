@@ -1,0 +1,45 @@
+"""Scores of fused pictures. A name without its variant is not a number, so each has both.
+
+``METRICS`` lists the scores under codes that name the variant; ``ALIASES`` says which variant the
+field's short name stands for here, the corrected standard one; ``COMPONENTS`` offers both.
+"""
+
+from fusionkit_standard.metrics.base import Score
+from fusionkit_standard.metrics.contrast import StandardDeviation
+from fusionkit_standard.metrics.correlation import CorrelationOfDifferences
+from fusionkit_standard.metrics.edges import EdgeTransfer
+from fusionkit_standard.metrics.fidelity import InformationFidelity
+from fusionkit_standard.metrics.gradient import AverageGradient, SpatialFrequency
+from fusionkit_standard.metrics.information import Entropy, MutualInformation
+from fusionkit_standard.metrics.structure import StructuralSimilarity
+
+METRICS: dict[str, type[Score]] = {
+    score.name: score
+    for score in (
+        Entropy,
+        StandardDeviation,
+        SpatialFrequency,
+        AverageGradient,
+        MutualInformation,
+        StructuralSimilarity,
+        InformationFidelity,
+        EdgeTransfer,
+        CorrelationOfDifferences,
+    )
+}
+
+ALIASES: dict[str, str] = {
+    "EN": "en",
+    "SD": "sd",
+    "SF": "sf",
+    "AG": "ag",
+    "MI": "mi_nats",
+    "SSIM": "ssim_g11_valid_sum",
+    "VIF": "vif_sum",
+    "Qabf": "qabf",
+    "SCD": "scd",
+}
+
+COMPONENTS: dict[str, type[Score]] = METRICS | {
+    short: METRICS[code] for short, code in ALIASES.items()
+}
