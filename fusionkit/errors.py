@@ -68,8 +68,8 @@ class DuplicateComponent(FusionkitError):
 class BrokenPlugin(FusionkitError):
     """A plugin, or some of its hooks, that cannot be used; the rest of the bench works.
 
-    ``problems`` are one-line texts, ``errors`` the exceptions behind them and ``loaded`` says
-    whether the plugin's other hooks are in use.
+    ``problems`` are one-line texts, ``traceback`` the long form, and ``loaded`` says whether the
+    plugin's other hooks are in use.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class BrokenPlugin(FusionkitError):
         version: str = "",
         loaded: bool = False,
         problems: Iterable[str] = (),
-        errors: Iterable[BaseException] = (),
+        traceback: str = "",
     ) -> None:
         super().__init__(message)
         self.plugin = plugin
@@ -89,7 +89,23 @@ class BrokenPlugin(FusionkitError):
         self.version = version
         self.loaded = loaded
         self.problems = tuple(problems)
-        self.errors = tuple(errors)
+        self.traceback = traceback
+
+
+class MissingWeights(FusionkitError):
+    """Weights that are needed are not there; the message says what makes or provides them."""
+
+    status = 2
+
+
+class TrainingDiverged(FusionkitError):
+    """A loss is no longer a finite number."""
+
+
+class Interrupted(FusionkitError):
+    """Training was stopped by a signal after saving its state."""
+
+    status = 130
 
 
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:

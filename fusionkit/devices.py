@@ -1,0 +1,61 @@
+"""Where and in what precision to compute: chosen by what the machine can do, never by hope."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from fusionkit.errors import BadRequest
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """``auto`` is the first GPU where there is one, else the CPU; otherwise a torch device name."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadRequest(f"{name!r} is no device; use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadRequest(f"{name!r} was asked for, but this machine has no usable GPU; use cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadRequest(f"{name!r} was asked for; there are {torch.cuda.device_count()} GPUs.")
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 arithmetic in hardware (emulation is slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
+            return torch.cpu._is_avx512_bf16_supported()
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(k, False) for k in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 where the hardware has it, else float32."""
+    if name not in PRECISIONS:
+        raise BadRequest(f"{name!r} is no precision; use one of {', '.join(PRECISIONS)}.")
+    if name == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    if name == "float16" and device.type == "cpu":
+        raise BadRequest("float16 training is for GPUs; on a CPU use bfloat16 or float32.")
+    return getattr(torch, name)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Mixed precision for the block, or nothing in float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for provenance."""
+    if device.type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}"
+    return f"{device}: {torch.get_num_threads()} threads"

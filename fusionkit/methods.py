@@ -1,0 +1,340 @@
+"""A method ready to use: a network with its text, its guides and its weights."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusionkit import devices
+from fusionkit.batch import Batch, Fused, TextFeatures
+from fusionkit.data import pad_to_multiple
+from fusionkit.errors import BadRequest, MissingWeights
+from fusionkit.guides import add_guides
+from fusionkit.recipe import Recipe
+from fusionkit.registry import Registry
+from fusionkit.text import TextBank
+
+FORMAT = "fusionkit-method-1"
+
+
+class Method:
+    """A recipe's parts, built and put together.
+
+    Args:
+        recipe: which parts and options.
+        registry: where the parts come from.
+        device: where it computes.
+        dtype: bfloat16 computes under autocast; weights and results stay float32.
+        encoder: an encoder already built, to share one between arms; None builds the recipe's.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        registry: Registry,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        encoder: Any = None,
+    ) -> None:
+        self.recipe, self.registry = recipe, registry
+        self.device, self.dtype = torch.device(device), dtype
+        if encoder is None and recipe.encoder is not None:
+            encoder = build_encoder(recipe, registry, self.device)
+        self.encoder = encoder
+        self.bank = (
+            None
+            if encoder is None
+            else TextBank(encoder, standardise=recipe.standardise_text, device=self.device)
+        )
+        self.guides = {
+            part.name: create(registry, "guide", part.name, part.options, encoder=encoder)
+            for part in recipe.guides
+        }
+        self.network = build_network(recipe, registry, getattr(encoder, "text_dim", None))
+        self.network.to(self.device)
+        if self.device.type in ("cpu", "cuda"):
+            self.network.to(memory_format=torch.channels_last)
+        self.layers = tuple(getattr(self.network, "layers", ()))
+
+    def with_text(self, batch: Batch) -> Batch:
+        """The batch with the features of its prompts, from the bank."""
+        if self.bank is None or batch.text is not None or not batch.prompts:
+            return batch
+        return batch.replace(text=self.bank(batch.prompts))
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Fused:
+        """Fuse a batch of any size: text and guides added, padded, fused, cropped, refined."""
+        self.network.eval()
+        batch = self.with_text(add_guides(batch.to(self.device), self.guides))
+        padded, size = _pad(batch, getattr(self.network, "multiple_of", 1))
+        with devices.autocast(self.device, self.dtype):
+            fused = self.network(_channels_last(padded))
+        fused = Fused(
+            image=fused.image[..., : size[0], : size[1]].float().clamp(0, 1),
+            maps=fused.maps,
+            terms=fused.terms,
+        )
+        if self.recipe.refine is not None:
+            fused = self.recipe.refine(self, batch, fused)
+        return fused
+
+    def fuse(
+        self, ir: Tensor, vi: Tensor, text: Sequence[str] | str | TextFeatures | None = None
+    ) -> Tensor:
+        """Fuse pictures under a text.
+
+        Args:
+            ir: ``(B, 1, H, W)`` or ``(B, 3, H, W)`` in [0, 1].
+            vi: ``(B, 3, H, W)`` in [0, 1], the same height and width.
+            text: one prompt, or one per pair, or features already made; None says the recipe's
+                default.
+
+        Returns:
+            ``(B, 3, H, W)`` in [0, 1].
+
+        Raises:
+            BadRequest: sizes that differ, values outside [0, 1], a wrong number of prompts.
+        """
+        ir, vi = check_pictures(ir, vi)
+        minimum = getattr(self.network, "min_size", 1)
+        if min(vi.shape[-2:]) < minimum:
+            raise BadRequest(
+                f"{self.recipe.name} needs pictures of at least {minimum} pixels on each side, "
+                f"got {vi.shape[-2]}x{vi.shape[-1]}."
+            )
+        batch = Batch(visible=vi, infrared=ir)
+        if isinstance(text, TextFeatures):
+            scaled = text if self.bank is None else self.bank.scale(text.to(self.device))
+            batch = batch.replace(text=scaled.expand(len(vi)))
+        elif self.bank is not None:
+            prompts = [text] if isinstance(text, str) else list(text or [self.recipe.default_text])
+            if len(prompts) == 1:
+                prompts = prompts * len(vi)
+            if len(prompts) != len(vi):
+                raise BadRequest(
+                    f"{len(prompts)} prompts for {len(vi)} pairs: give one, or one per pair."
+                )
+            batch = batch.replace(prompts=tuple(prompts))
+        return self(batch).image
+
+    def state(self) -> dict[str, Any]:
+        """Everything a checkpoint needs to fuse again, as plain data and tensors."""
+        return {
+            "format": FORMAT,
+            "recipe": self.recipe.name,
+            "parts": self.recipe.model_dump(mode="json"),
+            "network": self.network.state_dict(),
+            "text": {} if self.bank is None else self.bank.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Weights and text statistics of :meth:`state`; strict."""
+        try:
+            self.network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise BadRequest(
+                f"the checkpoint does not fit the network {self.recipe.network.name!r} "
+                f"as this recipe builds it: {str(error).splitlines()[1].strip()}"
+            ) from None
+        if self.bank is not None:
+            self.bank.load_state(dict(state.get("text", {})))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the checkpoint; the file appears whole or not at all."""
+        return save_atomic(self.state(), path)
+
+
+def build_encoder(recipe: Recipe, registry: Registry, device: torch.device) -> Any:
+    """The recipe's encoder on the device."""
+    part = recipe.encoder
+    return create(registry, "encoder", part.name, part.options, device=str(device))
+
+
+def build_network(recipe: Recipe, registry: Registry, text_dim: int | None) -> nn.Module:
+    """The recipe's network with its modulation scheme in it."""
+    part, scheme = recipe.network, recipe.modulation
+    build: Callable[..., nn.Module] | None = None
+    if scheme is not None:
+        factory = registry.entry("network", part.name).factory
+        if not getattr(factory, "modulation_points", ()):
+            raise BadRequest(
+                f"network {part.name!r} has no point at which text meets features, so it takes no "
+                f"modulation {scheme.name!r}; leave modulation unset, or choose another network."
+            )
+
+        def build(channels: int, **options: Any) -> nn.Module:
+            return registry.create(
+                "modulation",
+                scheme.name,
+                channels=channels,
+                text_dim=text_dim,
+                **{**options, **scheme.options},
+            )
+
+    offers = {"modulation": build, "text_dim": text_dim}
+    return create(registry, "network", part.name, part.options, **offers)
+
+
+def create(
+    registry: Registry, kind: str, name: str, options: Mapping[str, Any], **offers: Any
+) -> Any:
+    """Build a component; of what the host offers, hand in only what its factory takes."""
+    taken = {
+        key: value
+        for key, value in offers.items()
+        if key not in options and registry.accepts(kind, name, key)
+    }
+    return registry.create(kind, name, **options, **taken)
+
+
+def load_method(
+    name: str,
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    registry: Registry | None = None,
+) -> Method:
+    """A published or own method, ready to fuse.
+
+    Args:
+        name: a recipe's name.
+        checkpoint: a file that training wrote, or None for the weights that come with the recipe.
+
+    Raises:
+        MissingWeights: the recipe brings no weights and none were given.
+        BadRequest: the file is no checkpoint, or of another recipe.
+    """
+    registry = registry or Registry.from_environment()
+    recipe = registry.create("recipe", name)
+    where = devices.pick_device(device)
+    dtype = devices.pick_precision(precision, where)
+    if checkpoint is None:
+        raise MissingWeights(
+            f"recipe {name!r} brings no weights: train it (`fusionkit train {name}` says where it "
+            "writes them) and pass the file as checkpoint."
+        )
+    state = load_checkpoint(checkpoint)
+    if state["recipe"] != name:
+        raise BadRequest(f"{checkpoint} holds weights of {state['recipe']!r}, not of {name!r}.")
+    kept = {key: state["parts"][key] for key in type(recipe).model_fields if key in state["parts"]}
+    callables = {key: getattr(recipe, key) for key in ("task", "step", "refine", "official")}
+    method = Method(Recipe(**kept, **callables), registry, device=where, dtype=dtype)
+    method.load_state(state)
+    return method
+
+
+def load_official(
+    name: str,
+    state: Mapping[str, Tensor] | str | os.PathLike[str],
+    *,
+    registry: Registry | None = None,
+) -> nn.Module:
+    """The authors' released weights in our network, called as the table of the contract says.
+
+    Args:
+        name: a recipe's name.
+        state: a state dict with the official keys, or a ``.pth``, ``.pt``, ``.model`` or
+            ``.safetensors`` file; files are read without running code from them.
+    """
+    registry = registry or Registry.from_environment()
+    recipe = registry.create("recipe", name)
+    if recipe.official is None:
+        raise BadRequest(f"recipe {name!r} has no released weights to load.")
+    if not isinstance(state, Mapping):
+        state = read_tensors(state)
+    return recipe.official(state).eval()
+
+
+def read_tensors(path: str | os.PathLike[str]) -> Any:
+    """The content of a weights file; never runs code from it."""
+    path = Path(path)
+    if not path.is_file():
+        raise MissingWeights(f"no weights file at {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise BadRequest(
+            f"{path} cannot be read as weights ({type(error).__name__}): it may be cut short, "
+            "or hold more than tensors and plain values."
+        ) from error
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A checkpoint of ours."""
+    state = read_tensors(path)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise BadRequest(
+            f"{path} is no fusionkit checkpoint; authors' weights are read by load_official."
+        )
+    return state
+
+
+def save_atomic(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """``torch.save`` beside the target, then rename: a kill never leaves half a file."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(state), beside)
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {path}: {error}. Free some space or choose another folder; "
+            "what was written before is kept."
+        ) from error
+    return path
+
+
+def check_pictures(ir: Tensor, vi: Tensor) -> tuple[Tensor, Tensor]:
+    """One-channel infrared and three-channel visible of one size, or an error that says what."""
+    for name, picture, allowed in (("ir", ir, (1, 3)), ("vi", vi, (1, 3))):
+        if picture.ndim != 4 or picture.shape[1] not in allowed:
+            raise BadRequest(f"{name} must be (B, 1 or 3, H, W), got {tuple(picture.shape)}.")
+        if not picture.is_floating_point():
+            raise BadRequest(f"{name} holds {picture.dtype}; give floats in [0, 1].")
+        if not torch.isfinite(picture).all():
+            raise BadRequest(f"{name} holds NaN or infinite values.")
+        if picture.numel() and (picture.min() < -1e-4 or picture.max() > 1 + 1e-4):
+            raise BadRequest(
+                f"{name} lies in [{picture.min():.3g}, {picture.max():.3g}], not in [0, 1]."
+            )
+    if ir.shape[-2:] != vi.shape[-2:] or len(ir) != len(vi):
+        raise BadRequest(
+            f"ir is {tuple(ir.shape)} and vi {tuple(vi.shape)}: a pair has one size and both "
+            "pictures are aligned to the pixel."
+        )
+    from fusionkit.color import luma
+
+    return luma(ir).clamp(0, 1), vi.expand(-1, 3, -1, -1).clamp(0, 1)
+
+
+def _pad(batch: Batch, multiple: int) -> tuple[Batch, tuple[int, int]]:
+    size = tuple(batch.visible.shape[-2:])
+
+    def pad(picture: Tensor) -> Tensor:
+        return pad_to_multiple(picture, multiple)[0]
+
+    guides = {k: pad(m) if m.shape[-2:] == size else m for k, m in batch.guides.items()}
+    padded = batch.replace(
+        visible=pad(batch.visible), infrared=pad(batch.infrared), guides=guides
+    )
+    return padded, size
+
+
+def _channels_last(batch: Batch) -> Batch:
+    form = torch.channels_last
+    return batch.replace(
+        visible=batch.visible.contiguous(memory_format=form),
+        infrared=batch.infrared.contiguous(memory_format=form),
+    )

@@ -1,0 +1,179 @@
+"""A method as data: which parts, which options, which weights, how it is trained.
+
+A recipe names components and holds numbers; it builds nothing. What a paper does differently in
+kind (how samples are made, an objective that is no sum of losses, editing at test time) enters as a
+callable of the same plugin, so that device, precision, seeds, saving and resuming stay in the one
+loop of :mod:`fusionkit.training`.
+"""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fusionkit.errors import BadRequest
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Part(_Data):
+    """A component by name, with the options of its factory. A bare name stands for no options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+def _part(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _optional_part(value: Any) -> Any:
+    return None if value in (None, "", "None") else _part(value)
+
+
+def _parts(value: Any) -> Any:
+    return [_part(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+AnyPart = Annotated[Part, BeforeValidator(_part)]
+OptionalPart = Annotated[Part | None, BeforeValidator(_optional_part)]
+Parts = Annotated[tuple[Part, ...], BeforeValidator(_parts)]
+
+
+class Stage(_Data):
+    """One phase of training. Most methods have one; stage-wise methods list several."""
+
+    name: str = "train"
+    steps: Annotated[int, Field(ge=1)] = 400
+    """Optimiser steps."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Samples per step, all processes together."""
+    crop: Annotated[int, Field(ge=8)] | None = None
+    """Height and width of training crops in pixels; None takes pictures as they are."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Cosine falls from the peak rate to a hundredth of it."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps in which the rate rises from zero."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the gradient."""
+    trainable: tuple[str, ...] = ("*",)
+    """Patterns (``fnmatch``) of the parameters that learn in this stage."""
+    weights: dict[str, float] | None = None
+    """Loss weights of this stage where they differ from the recipe's."""
+    task_options: dict[str, Any] = {}
+    """Options of the task in this stage, over the recipe's."""
+
+
+class Recipe(_Data):
+    """A method: its parts by name and its training protocol."""
+
+    name: str
+    paper: str = ""
+    """Authors, title, venue: where the method was published; empty for our own."""
+    network: AnyPart
+    modulation: OptionalPart = None
+    """The scheme at the network's text points; None is the network's own."""
+    encoder: OptionalPart = None
+    """None for a method that reads no text."""
+    guides: Parts = ()
+    losses: Parts = ()
+    weights: dict[str, float] = {}
+    """Weight of each loss term by its name; a term that is not listed counts once."""
+    metrics: tuple[str, ...] = ()
+    standardise_text: bool = False
+    """Standardise text features over the bank of the task's prompts, see ``text.TextBank``."""
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
+    task_options: dict[str, Any] = {}
+    """Options of the task's factory."""
+    default_text: str = ""
+    """What ``fuse`` says when it is given no text."""
+
+    task: Callable[..., Any] | None = Field(default=None, exclude=True)
+    """Turns pairs into training batches, see :class:`fusionkit.protocols.Task`."""
+    step: Callable[..., Any] | None = Field(default=None, exclude=True)
+    """``(network, batch, losses) -> named terms``, for an objective that is no sum of losses."""
+    refine: Callable[..., Any] | None = Field(default=None, exclude=True)
+    """``(method, batch, fused) -> Fused``: editing after fusion, per picture, at test time."""
+    official: Callable[..., Any] | None = Field(default=None, exclude=True)
+    """``(state_dict) -> network`` callable as the contract's table says, released weights in it."""
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> "Recipe":
+        """A copy with some numbers changed, each by its dotted path.
+
+        ``{"stages.0.steps": 50, "weights.region": 0.2, "network.options.width": 24}``. The short
+        forms ``steps``, ``batch_size``, ``learning_rate`` ... set that field in every stage.
+
+        Raises:
+            BadRequest: a path that the recipe does not have (with the nearest one), or a value of
+                the wrong type.
+        """
+        data = self.model_dump()
+        for path, value in overrides.items():
+            keys = path.split(".")
+            if len(keys) == 1 and keys[0] in Stage.model_fields and keys[0] not in data:
+                for stage in data["stages"]:
+                    stage[keys[0]] = value
+            else:
+                _set(data, keys, value, path)
+        callables = {key: getattr(self, key) for key in ("task", "step", "refine", "official")}
+        try:
+            return type(self).model_validate(data | callables)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BadRequest(
+                f"recipe {self.name!r}: {where}: {first['msg']}, but got {first['input']!r}."
+            ) from None
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe as plain data for provenance; callables as ``module:name``."""
+        data = self.model_dump(mode="json")
+        for key in ("task", "step", "refine"):
+            if (value := getattr(self, key)) is not None:
+                data[key] = f"{value.__module__}:{value.__qualname__}"
+        return data
+
+
+FREE = ("options", "weights", "task_options")
+"""Mappings whose keys belong to a component, so any key may be set; its factory checks it."""
+
+
+def _set(data: Any, keys: list[str], value: Any, path: str) -> None:
+    here = data
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(here, (list, tuple)):
+            names = [item.get("name", str(i)) for i, item in enumerate(here)]
+            if key.isdigit() and int(key) < len(here):
+                key = int(key)
+            elif key in names:
+                key = names.index(key)
+            else:
+                raise _unknown(path, key, names)
+        elif depth and keys[depth - 1] in FREE:
+            if here is None:
+                raise _unknown(path, key, [])
+        elif not isinstance(here, dict) or key not in here:
+            raise _unknown(path, key, list(here) if isinstance(here, dict) else [])
+        if last:
+            here[key] = value
+            return
+        if isinstance(here, dict) and here.get(key) is None and key in FREE:
+            here[key] = {}
+        if isinstance(here[key], tuple):
+            here[key] = list(here[key])
+        here = here[key]
+
+
+def _unknown(path: str, key: str, known: list[str]) -> BadRequest:
+    near = get_close_matches(key, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    options = f" Known here: {', '.join(sorted(known))}." if known else ""
+    return BadRequest(f"recipe override {path!r}: there is no {key!r}.{hint}{options}")

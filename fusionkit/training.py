@@ -1,0 +1,368 @@
+"""The only training loop: device, precision, seeds, checkpoints, resuming, progress, stopping.
+
+A step depends on the seed and its own number alone: samples are drawn from a generator seeded by
+both, and the global generator is set likewise. So a run that was killed and resumed passes through
+the same numbers as one that was not.
+"""
+
+import fnmatch
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusionkit import devices
+from fusionkit.batch import Batch
+from fusionkit.errors import BadRequest, FusionkitError, Interrupted, TrainingDiverged
+from fusionkit.methods import (
+    Method,
+    _channels_last,
+    create,
+    load_checkpoint,
+    save_atomic,
+)
+from fusionkit.protocols import Pair, Task
+from fusionkit.recipe import Recipe, Stage
+from fusionkit.registry import Registry
+
+Log = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass
+class Trained:
+    """What training leaves."""
+
+    method: Method
+    task: Task
+    history: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Mean of each loss term since the entry before, by step; ``total`` is the weighted sum."""
+    seconds: float = 0.0
+    """Time spent in steps, over all resumed parts."""
+
+
+def train(
+    recipe: Recipe,
+    pairs: Sequence[Pair],
+    *,
+    registry: Registry | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    encoder: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    log: Log | None = None,
+    log_every: int | None = None,
+    save_seconds: float = 20.0,
+    label: str = "",
+) -> Trained:
+    """Train a recipe on pairs.
+
+    Args:
+        recipe: the method; its ``task`` makes the samples.
+        pairs: aligned pairs; any sizes if the recipe crops.
+        registry: where components come from; None discovers the installed plugins.
+        seed: of weights and samples.
+        device, precision: ``auto``, or a name; see :mod:`fusionkit.devices`.
+        encoder: one already built, shared between runs; None builds the recipe's.
+        checkpoint: file for weights and progress, written every ``save_seconds``, at the end and
+            when interrupted. An existing one of the same recipe and seed is continued.
+        resume: False starts over and replaces the file.
+        log: called as ``log(step, terms)`` every ``log_every`` steps (default: 40 times a run).
+        label: stands before the progress.
+
+    Raises:
+        TrainingDiverged: a loss is not finite; names the terms and the last good checkpoint.
+        BadRequest: the recipe cannot be trained, or the checkpoint belongs to another run.
+    """
+    registry = registry or Registry.from_environment()
+    where = devices.pick_device(device)
+    dtype = devices.pick_precision(precision, where)
+    if recipe.task is None:
+        raise BadRequest(f"recipe {recipe.name!r} has no training task.")
+    if not len(pairs):
+        raise BadRequest("there is no pair to train on.")
+
+    torch.manual_seed(seed)
+    method = Method(recipe, registry, device=where, dtype=dtype, encoder=encoder)
+    task = build_task(method, pairs)
+    if method.bank is not None:
+        method.bank.add(task.prompts)
+        method.bank.fit()
+    losses = {
+        part.name: _to(create(registry, "loss", part.name, part.options, encoder=method.encoder), where)
+        for part in recipe.losses
+    }
+    if not losses and recipe.step is None:
+        raise BadRequest(f"recipe {recipe.name!r} names no loss, so there is nothing to train for.")
+
+    run = Trained(method, task)
+    saved = _resume(method, checkpoint, recipe, seed) if resume and checkpoint else None
+    first = 0
+    if saved is not None:
+        first, run.history, run.seconds = saved["step"], saved["history"], saved["seconds"]
+
+    total = sum(stage.steps for stage in recipe.stages)
+    every = log_every or max(1, total // 40)
+    progress = Progress(total, label or recipe.name, first)
+    start = time.perf_counter()
+    last_save = start
+
+    def save(step: int, optimizer: torch.optim.Optimizer | None) -> None:
+        if checkpoint is None:
+            return
+        training = {
+            "step": step,
+            "seed": seed,
+            "history": run.history,
+            "seconds": run.seconds + time.perf_counter() - start,
+            "sums": sums,
+            "counted": counted,
+            "optimizer": None if optimizer is None else optimizer.state_dict(),
+        }
+        save_atomic(method.state() | {"training": training}, checkpoint)
+
+    done = 0
+    sums: dict[str, Tensor] = {} if saved is None else saved["sums"]
+    counted = 0 if saved is None else saved["counted"]
+    with _stop_signals() as stopped:
+        for stage in recipe.stages:
+            stage_start, done = done, done + stage.steps
+            if first >= done:
+                continue
+            parameters = _trainable(method.network, stage)
+            optimizer = _optimizer(stage, parameters, where)
+            if saved is not None and stage_start < first:
+                optimizer.load_state_dict(saved["optimizer"])
+            if stage.task_options:
+                task = build_task(method, pairs, stage.task_options)
+            weights = recipe.weights if stage.weights is None else stage.weights
+            for step in range(max(first, stage_start), done):
+                terms = _step(
+                    method, task, losses, weights, optimizer, parameters, stage,
+                    step=step, within=step - stage_start, seed=seed,
+                )
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0) + value
+                counted += 1
+                now = step + 1
+                if now % every == 0 or now == total:
+                    means = {name: float(value) / counted for name, value in sums.items()}
+                    _check_finite(means, now, recipe, checkpoint)
+                    run.history[now] = means
+                    sums, counted = {}, 0
+                    progress(now, means["total"])
+                    if log is not None:
+                        log(now, means)
+                    if time.perf_counter() - last_save > save_seconds and now < total:
+                        save(now, optimizer)
+                        last_save = time.perf_counter()
+                if stopped and now < total:
+                    _check_finite({n: float(v) for n, v in sums.items()}, now, recipe, checkpoint)
+                    save(now, optimizer)
+                    kept = f"; {checkpoint} keeps them, the same command resumes" if checkpoint else ""
+                    raise Interrupted(f"{stopped[0]} after {now} of {total} steps{kept}.")
+    if first < total:
+        save(total, None)
+    run.seconds += time.perf_counter() - start
+    progress.close()
+    method.network.eval()
+    return run
+
+
+def build_task(
+    method: Method, pairs: Sequence[Pair], options: Mapping[str, Any] | None = None
+) -> Task:
+    """The recipe's task over these pairs, with the method's encoder and guides."""
+    recipe = method.recipe
+    crop = recipe.stages[0].crop
+    return recipe.task(
+        pairs=pairs,
+        registry=method.registry,
+        encoder=method.encoder,
+        guides=method.guides,
+        **{"crop": crop, **recipe.task_options, **(options or {})},
+    )
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of one step: a function of the run's seed and the step's number."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step * 7919 + 17) % 2**63)
+
+
+def _step(
+    method: Method,
+    task: Task,
+    losses: Mapping[str, Any],
+    weights: Mapping[str, float],
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    stage: Stage,
+    *,
+    step: int,
+    within: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    torch.manual_seed(seed * 1_000_003 + step)
+    batch: Batch = task.sample(stage.batch_size, step_generator(seed, step))
+    batch = _channels_last(method.with_text(batch.to(method.device)))
+    method.network.train()
+    for group in optimizer.param_groups:
+        group["lr"] = stage.learning_rate * _rate(stage, within)
+    with devices.autocast(method.device, method.dtype):
+        if method.recipe.step is not None:
+            terms = dict(method.recipe.step(method.network, batch, losses))
+        else:
+            fused = method.network(batch)
+            terms = dict(fused.terms)
+            for loss in losses.values():
+                terms |= loss(batch, fused)
+    unknown = set(weights) - set(terms)
+    if unknown:
+        raise BadRequest(
+            f"recipe {method.recipe.name!r} weights the terms {sorted(unknown)}, which no loss "
+            f"gives; the terms are {sorted(terms)}."
+        )
+    total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    if stage.clip_norm is not None:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
+        terms["gradient_norm"] = norm
+    optimizer.step()
+    return {name: value.detach().float() for name, value in terms.items()} | {
+        "total": total.detach().float()
+    }
+
+
+def _rate(stage: Stage, step: int) -> float:
+    """Share of the peak learning rate at a step of the stage."""
+    rise = stage.warmup * stage.steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    if stage.schedule == "constant":
+        return 1.0
+    position = (step - rise) / max(1.0, stage.steps - rise)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * position)) / 2
+
+
+def _trainable(network: torch.nn.Module, stage: Stage) -> list[Tensor]:
+    chosen = []
+    for name, parameter in network.named_parameters():
+        learns = any(fnmatch.fnmatchcase(name, pattern) for pattern in stage.trainable)
+        parameter.requires_grad_(learns)
+        if learns:
+            chosen.append(parameter)
+    if not chosen:
+        raise BadRequest(f"stage {stage.name!r}: no parameter matches {list(stage.trainable)}.")
+    return chosen
+
+
+def _optimizer(
+    stage: Stage, parameters: Sequence[Tensor], device: torch.device
+) -> torch.optim.Optimizer:
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[stage.optimizer]
+    return kind(
+        parameters,
+        lr=stage.learning_rate,
+        betas=stage.betas,
+        weight_decay=stage.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def _resume(
+    method: Method, checkpoint: str | os.PathLike[str], recipe: Recipe, seed: int
+) -> dict[str, Any] | None:
+    if not Path(checkpoint).exists():
+        return None
+    state = load_checkpoint(checkpoint)
+    training = state.get("training")
+    if training is None or training["seed"] != seed or state["parts"] != recipe.model_dump(mode="json"):
+        raise BadRequest(
+            f"{checkpoint} belongs to a run with other settings; choose another file, "
+            "or resume=False to replace it."
+        )
+    method.load_state(state)
+    return training
+
+
+def _check_finite(
+    terms: Mapping[str, float], step: int, recipe: Recipe, checkpoint: Any
+) -> None:
+    bad = [name for name, value in terms.items() if not math.isfinite(value)]
+    if bad:
+        kept = f" The last good state is in {checkpoint}." if checkpoint else ""
+        raise TrainingDiverged(
+            f"recipe {recipe.name!r}: {', '.join(bad)} not finite by step {step}. Lower the "
+            f"learning rate, set clip_norm, or use precision float32.{kept}"
+        )
+
+
+def _to(loss: Any, device: torch.device) -> Any:
+    return loss.to(device) if isinstance(loss, torch.nn.Module) else loss
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[str]]:
+    """Collects the first SIGTERM or Ctrl-C, so that a step is finished and saved before stopping.
+
+    A second one acts at once. Only the main thread may set handlers; elsewhere nothing is caught.
+    """
+    caught: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {}
+
+    def note(number: int, frame: Any) -> None:
+        caught.append(signal.Signals(number).name)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """A bar in a terminal, a line now and then in a notebook or a log file."""
+
+    def __init__(self, total: int, label: str, first: int = 0) -> None:
+        self.total, self.label = total, label
+        self.bar = None
+        if sys.stderr is not None and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, initial=first, desc=label, unit="step")
+        self.next_line = 0.0
+
+    def __call__(self, step: int, loss: float) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            self.bar.update(step - self.bar.n)
+            return
+        share = step / self.total
+        if share >= self.next_line:
+            print(f"{self.label}: step {step}/{self.total}, loss {loss:.4f}", flush=True)
+            self.next_line = share + 0.25 if share < 0.75 else 1.0
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+__all__ = ["FusionkitError", "Trained", "build_task", "step_generator", "train"]
