@@ -5,6 +5,7 @@ rule, :func:`read_image`; how files become pairs is one rule, :func:`match_pairs
 moves pixels of a pair moves both pictures, the masks, the depth and the boxes together.
 """
 
+import json
 import os
 import re
 import tempfile
@@ -23,6 +24,7 @@ from torch.nn import functional
 
 from fusionkit.batch import Batch
 from fusionkit.color import luma, to_uint8
+from fusionkit.errors import BadRequest, FusionkitError, did_you_mean
 from fusionkit.protocols import Pair, Thing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".ppm", ".webp", ".jp2")
@@ -47,6 +49,14 @@ _SAVE_OPTIONS = {
     ".tif": {"format": "TIFF"},
     ".tiff": {"format": "TIFF"},
 }
+
+
+class MissingFile(BadRequest, FileNotFoundError):
+    """A file or folder that is not there."""
+
+
+class CannotWrite(FusionkitError, OSError):
+    """A picture that could not be saved: permission, full disk, something in the way."""
 
 
 # ---------------------------------------------------------------------------- one picture
@@ -75,12 +85,12 @@ def read_image(
             ones are clipped.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: not a picture, damaged, empty, not finite, or outside the range.
+        MissingFile: nothing is there (also a FileNotFoundError).
+        BadRequest: not a picture, damaged, empty, not finite, or outside the range.
     """
     path = Path(path)
     if channels not in (None, 1, 3):
-        raise ValueError(f"channels={channels!r}: a picture is read with 1 or 3, or None.")
+        raise BadRequest(f"channels={channels!r}: a picture is read with 1 or 3, or None.")
     values, white = _decode(path)
     values = _to_unit_range(values, white, scale, path)
     image = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
@@ -97,26 +107,26 @@ def read_image(
 def _decode(path: Path) -> tuple[np.ndarray, float | None]:
     """Pixels ``(H, W, C)`` as stored, and the value that is white (None: not known)."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file.")
+        raise MissingFile(f"{path}: no such file.")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a picture.")
+        raise BadRequest(f"{path} is a folder, not a picture.")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes): copy or download it again.")
+        raise BadRequest(f"{path} is empty (0 bytes): copy or download it again.")
     try:
         with Image.open(path) as file:
             stored = file.format
             picture = ImageOps.exif_transpose(file)
             picture.load()
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture that can be read{_what_is(path)}.") from error
+        raise BadRequest(f"{path} is not a picture that can be read{_what_is(path)}.") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(
+        raise BadRequest(
             f"{path} claims {error}. If it is genuine, raise PIL.Image.MAX_IMAGE_PIXELS first."
         ) from error
     except PermissionError as error:
-        raise ValueError(f"{path}: no permission to read it.") from error
+        raise BadRequest(f"{path}: no permission to read it.") from error
     except Exception as error:  # Pillow's decoders raise many types on damaged files
-        raise ValueError(
+        raise BadRequest(
             f"{path} is damaged or cut short ({error}): copy or download it again, or leave it out."
         ) from error
     mode = picture.mode
@@ -129,7 +139,7 @@ def _decode(path: Path) -> tuple[np.ndarray, float | None]:
     values = np.asarray(picture)
     values = values[:, :, None] if values.ndim == 2 else values
     if values.size == 0:
-        raise ValueError(f"{path} has no pixels (size {picture.size}).")
+        raise BadRequest(f"{path} has no pixels (size {picture.size}).")
     if values.dtype == np.uint8:
         return values, 255.0
     if picture.mode.startswith("I;16") or (picture.mode == "I" and stored in ("PNG", "PPM")):
@@ -156,7 +166,7 @@ def _to_unit_range(
     values = values.astype(np.float32 if values.dtype != np.float64 else np.float64)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
-        raise ValueError(
+        raise BadRequest(
             f"{path} holds {bad} values that are not numbers (NaN or infinity): replace them first."
         )
     low, high = float(values.min()), float(values.max())
@@ -164,7 +174,7 @@ def _to_unit_range(
         values = (values - low) / (high - low) if high > low else np.zeros_like(values)
     elif scale == "full":
         if white is None or low < -1e-6 or high > white * (1 + 1e-6):
-            raise ValueError(
+            raise BadRequest(
                 f"{path} holds values from {low:g} to {high:g}, and its type does not say which of "
                 'them is white: pass scale="minmax", or scale=<the value that is white>.'
             )
@@ -172,7 +182,7 @@ def _to_unit_range(
     elif isinstance(scale, int | float) and not isinstance(scale, bool) and scale > 0:
         values = values / scale
     else:
-        raise ValueError(f'scale={scale!r}: use "full", "minmax" or a positive number.')
+        raise BadRequest(f'scale={scale!r}: use "full", "minmax" or a positive number.')
     return np.clip(values, 0, 1).astype(np.float32)
 
 
@@ -190,23 +200,23 @@ def write_image(path: str | os.PathLike, image: Tensor) -> Path:
         The path.
 
     Raises:
-        ValueError: unknown suffix, wrong shape, or values that are not numbers.
-        OSError: the place cannot be written (permission, full disk, a file in the way).
+        BadRequest: unknown suffix, wrong shape, or values that are not numbers.
+        CannotWrite: permission, full disk, a file in the way (also an OSError).
     """
     path = Path(path)
     options = _SAVE_OPTIONS.get(path.suffix.lower())
     if options is None:
         known = ", ".join(_SAVE_OPTIONS)
-        raise ValueError(
+        raise BadRequest(
             f"{path}: cannot tell the format from {path.suffix!r}; use one of {known}."
         )
     if image.ndim == 4 and len(image) == 1:
         image = image[0]
     if image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise ValueError(f"{path}: a picture is (1, H, W) or (3, H, W), not {tuple(image.shape)}.")
+        raise BadRequest(f"{path}: a picture is (1, H, W) or (3, H, W), not {tuple(image.shape)}.")
     image = image.detach().float().cpu()
     if not torch.isfinite(image).all():
-        raise ValueError(f"{path}: the picture holds values that are not numbers; not written.")
+        raise BadRequest(f"{path}: the picture holds values that are not numbers; not written.")
     pixels = to_uint8(image).permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     temporary = None
@@ -221,7 +231,7 @@ def write_image(path: str | os.PathLike, image: Tensor) -> Path:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        raise OSError(
+        raise CannotWrite(
             f"cannot write {path} ({reason}): choose a folder that is writable and has room."
         ) from error
     return path
@@ -263,8 +273,8 @@ def match_pairs(ir: str | os.PathLike, vi: str | os.PathLike | None = None) -> l
     ``a_thermal`` and ``a_rgb``). Hidden files and files that are no pictures are skipped.
 
     Raises:
-        FileNotFoundError: a folder does not exist.
-        ValueError: no pictures, no match, or two files that claim one name.
+        MissingFile: a folder does not exist.
+        BadRequest: no pictures, no match, or two files that claim one name.
 
     Warns:
         UserWarning: files without partner, the first few by name.
@@ -284,21 +294,21 @@ def match_pairs(ir: str | os.PathLike, vi: str | os.PathLike | None = None) -> l
 def _match(ir: Path, vi: Path | None) -> _Matching:
     for path in (ir, vi):
         if path is not None and not path.exists():
-            raise FileNotFoundError(f"{path}: no such folder.")
+            raise MissingFile(f"{path}: no such folder.")
     if vi is None:
         infrared, visible = _by_folder_names(ir)
     else:
         if ir.is_file() and vi.is_file():
             return _Matching([PairPaths(ir.stem, ir, vi)], [], [])
         if ir.is_file() or vi.is_file():
-            raise ValueError(f"{ir} and {vi}: give two folders, or two files.")
+            raise BadRequest(f"{ir} and {vi}: give two folders, or two files.")
         if ir.resolve() == vi.resolve():
-            raise ValueError(f"infrared and visible are the same folder, {ir}: give one of each.")
+            raise BadRequest(f"infrared and visible are the same folder, {ir}: give one of each.")
         infrared = {file: file.relative_to(ir).parent.parts for file in _pictures(ir)}
         visible = {file: file.relative_to(vi).parent.parts for file in _pictures(vi)}
         for folder, found in ((ir, infrared), (vi, visible)):
             if not found:
-                raise ValueError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
+                raise BadRequest(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
     for key in (_stem, _stem_with_folder, _unmarked_stem, _unmarked_stem_with_folder):
         first, second = _index(infrared, key), _index(visible, key)
         common = first.keys() & second.keys()
@@ -308,7 +318,7 @@ def _match(ir: Path, vi: Path | None) -> _Matching:
         if claimed:
             name = min(claimed, key=natural)
             files = first[name] if len(first[name]) > 1 else second[name]
-            raise ValueError(
+            raise BadRequest(
                 f"{len(files)} files claim the name {name!r}: {', '.join(map(str, files))}. "
                 "Keep one of them."
             )
@@ -322,13 +332,13 @@ def _match(ir: Path, vi: Path | None) -> _Matching:
     raise _no_match(infrared, visible)
 
 
-def _no_match(infrared: Mapping[Path, tuple], visible: Mapping[Path, tuple]) -> ValueError:
+def _no_match(infrared: Mapping[Path, tuple], visible: Mapping[Path, tuple]) -> BadRequest:
     shown = [", ".join(str(file) for file in list(side)[:3]) for side in (infrared, visible)]
     twice = [
         n for side in (infrared, visible) for n, f in _index(side, _stem).items() if len(f) > 1
     ]
     hint = f" ({twice[0]!r} occurs in several sub-folders that differ.)" if twice else ""
-    return ValueError(
+    return BadRequest(
         f"none of {len(infrared)} infrared and {len(visible)} visible pictures have the same name. "
         f"Infrared: {shown[0]}. Visible: {shown[1]}.{hint} Files of a pair must be called alike, "
         "apart from the suffix."
@@ -351,7 +361,7 @@ def _pictures(folder: Path) -> list[Path]:
 def _by_folder_names(root: Path) -> tuple[dict[Path, tuple], dict[Path, tuple]]:
     """Files under a root by modality, each with its sub-folders less the one that tells it."""
     if root.is_file():
-        raise ValueError(f"{root} is a file: give the folder of the pairs.")
+        raise BadRequest(f"{root} is a file: give the folder of the pairs.")
     sides: tuple[dict, dict] = ({}, {})
     for file in _pictures(root):
         parts = file.relative_to(root).parent.parts
@@ -367,7 +377,7 @@ def _by_folder_names(root: Path) -> tuple[dict[Path, tuple], dict[Path, tuple]]:
                 sides[1][file] = rest
                 break
     if not sides[0] or not sides[1]:
-        raise ValueError(
+        raise BadRequest(
             f"{root} holds no pairs: {len(sides[0])} infrared and {len(sides[1])} visible pictures "
             f"found. It needs two sub-folders, one of {', '.join(INFRARED_FOLDERS)} and one of "
             f"{', '.join(VISIBLE_FOLDERS)}, with pictures called alike; or give both folders."
@@ -424,9 +434,9 @@ class FolderPairs(Sequence[Pair]):
     Args:
         root: folder with one sub-folder per modality, see :func:`match_pairs`.
         ir, vi: the two picture folders, where they have no common root or other names.
-        split: ``train``, ``test``, ``validation`` or ``all`` (None). Taken from ``<split>.txt``, else
-            from folders of that name; where a root has neither, every fifth pair is ``test`` and
-            the others are ``train`` (a single pair is both).
+        split: ``train``, ``test``, ``validation`` or ``all`` (None). Taken from ``<split>.txt``,
+            else from folders of that name; where a root has neither, every fifth pair is ``test``
+            and the others are ``train`` (a single pair is both).
         count: at most so many, the first ones in the order of the split file, else in natural
             order.
         size: None for pictures as they are, a number for the shorter side (shape kept,
@@ -448,13 +458,13 @@ class FolderPairs(Sequence[Pair]):
         boxes: Mapping[str, Sequence[Thing]] | None = None,
     ) -> None:
         if root is None and (ir is None or vi is None):
-            raise ValueError("give a root folder, or both ir and vi.")
+            raise BadRequest("give a root folder, or both ir and vi.")
         if (ir is None) != (vi is None):
-            raise ValueError("give both ir and vi, or neither.")
+            raise BadRequest("give both ir and vi, or neither.")
         if count is not None and count < 1:
-            raise ValueError(f"count={count}: at least 1 pair, or None for all.")
+            raise BadRequest(f"count={count}: at least 1 pair, or None for all.")
         if isinstance(size, int) and size < 1:
-            raise ValueError(f"size={size}: at least 1 pixel, or None for pictures as they are.")
+            raise BadRequest(f"size={size}: at least 1 pixel, or None for pictures as they are.")
         self.root = None if root is None else Path(root)
         paths = match_pairs(self.root) if ir is None else match_pairs(ir, vi)
         self.paths = _take_split(paths, self.root, split)[:count]
@@ -479,7 +489,7 @@ class FolderPairs(Sequence[Pair]):
         visible = read_image(paths.vi, 3)
         infrared = read_image(paths.ir, 1, scale=self.scale)
         if visible.shape[1:] != infrared.shape[1:]:
-            raise ValueError(
+            raise BadRequest(
                 f"pair {paths.name!r} is not aligned: {paths.ir} is {_size(infrared)}, "
                 f"{paths.vi} is {_size(visible)} (width x height). Register and crop them first."
             )
@@ -516,7 +526,7 @@ class FolderPairs(Sequence[Pair]):
                 for file in filter(Path.is_file, files):
                     mask = read_image(file, 1)
                     if mask.shape[1:] != visible.shape[1:]:
-                        raise ValueError(
+                        raise BadRequest(
                             f"{file} is {_size(mask)}, but its pair is {_size(visible)} "
                             "(width x height)."
                         )
@@ -528,7 +538,12 @@ def _take_split(paths: list[PairPaths], root: Path | None, split: str | None) ->
     if split is None or split == "all":
         return paths
     if split not in SPLITS:
-        raise ValueError(f"no split is called {split!r}: use {', '.join(SPLITS)} or all.")
+        raise BadRequest(
+            f"no split is called {split!r}.{did_you_mean(split, [*SPLITS, 'all'])} "
+            f"There are {', '.join(SPLITS)} and all.",
+            asked=split,
+            known=[*SPLITS, "all"],
+        )
     known = {}
     for name, aliases in SPLITS.items():
         files = [] if root is None else [root / f"{alias}.txt" for alias in aliases]
@@ -540,7 +555,7 @@ def _take_split(paths: list[PairPaths], root: Path | None, split: str | None) ->
         listed, inside = known[split]
         return inside if listed is None else _listed(paths, listed)
     if known or split == "validation":
-        raise ValueError(
+        raise BadRequest(
             f"{root or paths[0].ir.parent} has no split {split!r}: it has "
             f"{', '.join([*known, 'all'] if known else ['train', 'test', 'all'])}. "
             f"List its pairs in {split}.txt."
@@ -574,7 +589,7 @@ def _listed(paths: list[PairPaths], file: Path) -> list[PairPaths]:
         else:
             found[path.name] = path
     if not found:
-        raise ValueError(
+        raise BadRequest(
             f"{file} names {len(wanted)} pairs, and none of them is in the folder"
             + (f" (the first is {missing[0]!r})." if missing else ": it is empty.")
         )
@@ -591,18 +606,17 @@ def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: save it as UTF-8.") from error
+        raise BadRequest(f"{file} is not UTF-8 text: save it as UTF-8.") from error
 
 
-def read_boxes(path: str | os.PathLike) -> dict[str, tuple[Thing, ...]]:
+def read_boxes(path: str | os.PathLike, section: str = "pairs") -> dict[str, tuple[Thing, ...]]:
     """Objects by pair name, from a JSON file.
 
     The file is ``{"pairs": {name: {label: [[x0, y0, x1, y1], ...]}}}`` in pixels of the stored
     pictures, end exclusive; other top-level keys are notes. A label with an empty list says that
-    someone looked and found none; a pair that is not listed was not looked at.
+    someone looked and found none; a pair that is not listed was not looked at. ``section`` names
+    another top-level key than ``pairs``, for a file that describes several sets.
     """
-    import json
-
     try:
         content = json.loads(_read_text(Path(path)))
         return {
@@ -612,12 +626,12 @@ def read_boxes(path: str | os.PathLike) -> dict[str, tuple[Thing, ...]]:
                 for box in boxes
                 if _is_box(box)
             )
-            for name, labels in content["pairs"].items()
+            for name, labels in content[section].items()
         }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a list of boxes ({error}): it must hold "
-            '{"pairs": {name: {label: [[x0, y0, x1, y1], ...]}}}.'
+        raise BadRequest(
+            f"{path} is not a list of boxes ({error!r}): it must hold "
+            f'{{"{section}": {{name: {{label: [[x0, y0, x1, y1], ...]}}}}}}.'
         ) from error
 
 
@@ -650,20 +664,20 @@ def collate(pairs: Sequence[Pair]) -> Batch:
     receives ``texts`` and ``things``, one entry per pair.
 
     Raises:
-        ValueError: no pairs, or unequal sizes; the message names two pairs that differ.
+        BadRequest: no pairs, or unequal sizes; the message names two pairs that differ.
     """
     if not pairs:
-        raise ValueError("a batch needs at least one pair.")
+        raise BadRequest("a batch needs at least one pair.")
     first = pairs[0]
     for pair in pairs:
         for other in (pair.infrared, *pair.masks.values()):
             if other.shape[1:] != pair.visible.shape[1:]:
-                raise ValueError(
+                raise BadRequest(
                     f"pair {pair.name!r}: visible is {_size(pair.visible)}, but another of its "
                     f"pictures is {_size(other)} (width x height)."
                 )
         if pair.visible.shape[1:] != first.visible.shape[1:]:
-            raise ValueError(
+            raise BadRequest(
                 f"pairs of unequal size cannot stand in one batch: {first.name!r} is "
                 f"{_size(first.visible)}, {pair.name!r} is {_size(pair.visible)} (width x height). "
                 "Take one at a time, crop them, or read them with size=(height, width)."
@@ -694,9 +708,9 @@ def crop(pair: Pair, top: int, left: int, height: int, width: int) -> Pair:
     longer holds, so the phrases become ``the <label>`` and the ``dense`` text is dropped.
     """
     full_height, full_width = pair.visible.shape[1:]
-    inside = 0 <= top and 0 <= left and top + height <= full_height and left + width <= full_width
+    inside = min(top, left) >= 0 and top + height <= full_height and left + width <= full_width
     if not inside or height < 1 or width < 1:
-        raise ValueError(
+        raise BadRequest(
             f"pair {pair.name!r}: a window of {width}x{height} at ({left}, {top}) does not lie "
             f"inside {_size(pair.visible)} (width x height)."
         )
@@ -718,7 +732,7 @@ def resize(pair: Pair, height: int, width: int) -> Pair:
     if (old_height, old_width) == (height, width):
         return pair
     if height < 1 or width < 1:
-        raise ValueError(f"pair {pair.name!r}: cannot resize to {width}x{height} (width x height).")
+        raise BadRequest(f"pair {pair.name!r}: cannot resize to {width}x{height} (width x height).")
 
     def smooth(x: Tensor) -> Tensor:
         y = functional.interpolate(x[None], (height, width), mode="bilinear", antialias=True)
@@ -795,10 +809,11 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
     Mirrored without repeating the edge; where a side is too short for that, the edge is repeated.
 
     Returns:
-        The padded tensor and the old ``(height, width)``: ``padded[..., :height, :width]`` undoes it.
+        The padded tensor and the old ``(height, width)``; ``padded[..., :height, :width]`` undoes
+        it.
     """
     if multiple < 1:
-        raise ValueError(f"multiple={multiple}: at least 1.")
+        raise BadRequest(f"multiple={multiple}: at least 1.")
     height, width = x.shape[-2:]
     for dim, length in ((-1, width), (-2, height)):
         extra = -length % multiple
