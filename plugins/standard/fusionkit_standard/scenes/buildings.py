@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from .painter import BLACK, Colour
 from .stage import Stage, tint
 
@@ -47,7 +49,10 @@ class Facade:
 def _decorate(facade: Facade, length: float, height: float, colour: Colour, heat: float, lit: float):
     """Floors, windows, a plinth and a door on one wall."""
     stage = facade.stage
-    chance, weather = stage.chance, stage.weather
+    weather = stage.weather
+    # A stream of its own: how many windows are drawn depends on the picture's size, and the rest
+    # of the scene must not.
+    chance = Random(stage.chance.getrandbits(32))
     floor = chance.uniform(2.8, 3.5)
     floors = max(1, int(height / floor))
     pitch = chance.uniform(1.9, 3.4)

@@ -311,8 +311,8 @@ def _plan_things(stage: Stage, street: Street, drawers: list) -> None:
     counts = {label: _count(chance, mean) for label, mean in AIM.items()}
     if chance.random() < 0.12:
         counts["person"] += chance.randint(2, 4)  # a small crowd
-    if sum(counts.values()) == 0 and chance.random() < 0.8:
-        counts[chance.choice(tuple(AIM))] = 1
+    if chance.random() < 0.03:
+        counts = dict.fromkeys(AIM, 0)  # an empty place
     drawing = {"bus": draw_bus, "truck": draw_truck, "car": draw_car}
     for label in ("bus", "truck", "car"):
         for _ in range(counts[label]):

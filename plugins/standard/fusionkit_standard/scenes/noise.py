@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from .painter import Fields
+
+TILE = 256  # side of the noise tile that is laid on the ground
+
 
 def white(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Standard normal noise (H, W) float32."""
@@ -50,11 +54,29 @@ def soften(plane: np.ndarray, share: float) -> np.ndarray:
 
 
 class Grain:
-    """The grain shared by both cameras: leaves and bricks show in light and in heat alike."""
+    """The grain shared by both cameras: leaves and bricks show in light and in heat alike.
 
-    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
+    `fine` is about two pixels wide, `middle` five, `coarse` an eighth and `wide` a third of the
+    picture. On the ground `middle` and `coarse` lie flat: they are looked up by world position,
+    so they shrink and flatten towards the horizon.
+    """
+
+    def __init__(self, rng: np.random.Generator, fields: Fields) -> None:
+        height, width = fields.depth.shape
         unit = max(1.0, height / 128)  # grain keeps its share of the picture at larger sizes
-        self.fine = 0.6 * white(rng, height, width) + 0.9 * grain(rng, height, width, 2.0 * unit)
-        self.middle = grain(rng, height, width, 4.5 * unit)
-        self.coarse = grain(rng, height, width, 13.0 * unit)
+        self.fine = 0.5 * white(rng, height, width) + 0.9 * grain(rng, height, width, 2.0 * unit)
+        self.middle = grain(rng, height, width, 4.5 * unit).copy()
+        self.coarse = grain(rng, height, width, 13.0 * unit).copy()
         self.wide = grain(rng, height, width, 40.0 * unit)
+        self._lay_flat(rng, fields)
+
+    def _lay_flat(self, rng: np.random.Generator, fields: Fields) -> None:
+        where = np.nonzero(fields.grounded)
+        across, along = fields.across[where], fields.depth[where]
+        tile = grain(rng, TILE, TILE, 4.0)
+        # Far away one pixel spans many grains and averages them.
+        fade = 1.0 / (1.0 + along / 25.0)
+        for plane, pitch, stretch in ((self.middle, 0.09, 2.0), (self.coarse, 0.45, 5.0)):
+            column = (across / pitch).astype(np.intp) % TILE
+            row = (along / (pitch * stretch)).astype(np.intp) % TILE
+            plane[where] = tile[row, column] * fade

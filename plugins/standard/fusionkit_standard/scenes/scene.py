@@ -91,7 +91,7 @@ def render(seed: int, size: int | tuple[int, int] = 128) -> Scene:
     stage, where = compose(chance, height, width)
     fields = stage.painter.fields()
     things = _list_things(stage, fields)
-    shared = Grain(rng, height, width)
+    shared = Grain(rng, fields)
     smoke = None
     if chance.random() < SMOKE_SHARE and things:
         smoke = _smoke_over(chance.choice(things[:3]), fields, chance, rng)

@@ -125,9 +125,9 @@ _WHEN_ADJECTIVE = {"day": "daytime", "dusk": "dusk", "night": "night"}
 _FORMS = (
     "a {adjective} scene of a {where} with {things}{smoke}",
     "{things} {when} on a {where}{smoke}",
-    "there is {things} in this {adjective} picture of a {where}{smoke}",
+    "we see {things} in this {adjective} picture of a {where}{smoke}",
     "{when} the {where} shows {things}{smoke}",
-    "a {where} {when} where we see {things}{smoke}",
+    "a {where} {when} with {things}{smoke}",
 )
 _EMPTY = "nothing but {background}"
 _SMOKE = " behind smoke"
@@ -183,7 +183,7 @@ def vocabulary() -> tuple[str, ...]:
     """Every lower-case word that any text of the generator may contain, sorted; no digits."""
     texts = [*all_prompts(), *NUMBERS, *PLURALS.values(), *PLACES.values(), *_WHERE.values()]
     texts += [*_WHEN.values(), *_WHEN_ADJECTIVE.values(), *_FORMS, _EMPTY, _SMOKE]
-    texts += [_DENSE_HEAD, _DENSE_THING, _DENSE_BACKGROUND, "a and an x"]
+    texts += [_DENSE_HEAD, _DENSE_THING, _DENSE_BACKGROUND, "a and an"]
     texts += [name for names in SYNONYMS.values() for name in names]
     texts += [text for group in _STATEMENTS.values() for text in group]
     words: set[str] = set()
@@ -260,7 +260,8 @@ def _list_things(things, background, rng: np.random.Generator, exact: bool) -> s
         name = names[0] if exact else names[int(rng.integers(len(names)))]
         if number == 1:
             place = next(place for other, place in things if other == label)
-            parts.append(f"a {name} {PLACES[place]}" if rng.random() < 0.7 else f"a {name}")
+            article = "an" if name[0] in "aeiou" else "a"
+            parts.append(f"{article} {name}" + (f" {PLACES[place]}" if rng.random() < 0.7 else ""))
         else:
             parts.append(f"{NUMBERS[min(number, 7)]} {PLURALS[label]}")
     if not exact and background and rng.random() < 0.5:

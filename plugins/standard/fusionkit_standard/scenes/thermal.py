@@ -20,7 +20,7 @@ def render_thermal(
     sky_part = fields.classes == 0
     own = grain(rng, height, width, max(1.0, height / 128) * 3.0)
     # Half of the grain is what the visible camera sees too, half is the material's own.
-    structure = 0.7 * shared.fine + 0.6 * shared.middle + 0.5 * own + 0.6 * shared.coarse
+    structure = 0.45 * shared.fine + 0.6 * shared.middle + 0.4 * own + 0.6 * shared.coarse
     heat = fields.temperature + fields.thermal_grain * structure
     heat += np.where(fields.grounded, 0.9 * shared.wide, 0.35 * shared.wide)
     _paint_sky(stage, heat, sky_part, shared, rng)
@@ -29,7 +29,7 @@ def render_thermal(
     np.copyto(heat, weather.air + (heat - weather.air) * path, where=~sky_part)
     if smoke is not None:
         heat += (np.float32(weather.air + 1.0) - heat) * (0.12 * smoke)
-    heat = soften(heat, chance.uniform(0.1, 0.4))
+    heat = soften(heat, chance.uniform(0.35, 0.7))
     heat += np.float32(chance.uniform(0.05, 0.25)) * white(rng, height, width)
     heat += np.float32(chance.uniform(0.02, 0.15)) * white(rng, 1, width)
     return _gain_control(stage, heat, sky_part, rng)
@@ -57,11 +57,15 @@ def _gain_control(stage: Stage, heat: np.ndarray, sky_part: np.ndarray, rng) -> 
     """
     chance = stage.chance
     land = heat[~sky_part] if not sky_part.all() else heat.ravel()
-    low, high = _percentiles(land, chance.uniform(0.005, 0.03), chance.uniform(0.98, 0.998))
-    span = max(high - low, 2.0)
-    # The low end lies a random share of the span below the coldest land.
-    low -= chance.uniform(0.05, 0.35) * span
-    linear = np.clip((heat - low) / (high - low + 1e-6), 0.0, 1.0)
+    low, high = _percentiles(land, chance.uniform(0.005, 0.03), chance.uniform(0.985, 1.0))
+    span = np.float32(max(high - low, 2.0))
+    # What is colder than the land, the sky above all, shares a knee at the dark end.
+    knee = np.float32(chance.uniform(0.14, 0.36))
+    softness = np.float32(chance.uniform(5.0, 14.0))
+    linear = (heat - np.float32(low)) / span
+    cold = knee * np.exp(np.minimum(linear, 0.0) * (span / softness))
+    linear = np.where(linear < 0.0, cold, knee + (1.0 - knee) * linear)
+    np.clip(linear, 0.0, 1.0, out=linear)
     position = linear * np.float32(BINS - 1)
     index = position.astype(np.intp)
     counts = np.bincount(index.ravel(), minlength=BINS).astype(np.float64)
@@ -69,14 +73,15 @@ def _gain_control(stage: Stage, heat: np.ndarray, sky_part: np.ndarray, rng) -> 
     curve = np.cumsum(counts) - 0.5 * counts
     curve /= curve[-1] + 0.5 * counts[-1] + 1e-9
     flat = np.interp(position.ravel(), np.arange(BINS), curve).reshape(heat.shape)
-    share = chance.uniform(0.35, 0.8)
+    share = chance.uniform(0.3, 0.75)
     grey = share * flat + (1.0 - share) * linear
     grey = grey.astype(np.float32)
     if chance.random() < 0.45:
         # Detail enhancement: the difference to a wide blur is added, the look of vehicle cameras.
         grey += np.float32(chance.uniform(0.4, 1.1)) * (grey - blur(grey, heat.shape[0] / 16))
-    grey *= np.float32(chance.uniform(225.0, 262.0))
-    grey += np.float32(chance.uniform(-6.0, 18.0))
+    # Few cameras use the whole grey scale.
+    grey *= np.float32(chance.uniform(190.0, 245.0))
+    grey += np.float32(chance.uniform(5.0, 42.0))
     grey += np.float32(chance.uniform(0.8, 2.6)) * white(rng, *heat.shape)
     return (np.clip(grey, 0.0, 255.0) + 0.5).astype(np.uint8)
 
