@@ -1,0 +1,215 @@
+"""`fusionkit`: thin words over the modules that do the work.
+
+Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted. A wrong request
+is answered by one short message on stderr. Nothing heavy is imported before a command needs it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from fusionkit.errors import BadRequest, FusionkitError, did_you_mean
+
+WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+
+
+class _Commands(click.Group):
+    """Answers a mistyped command with the nearest one, on every version of click."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            known = self.list_commands(ctx)
+            ctx.fail(
+                f"there is no command {args[0]!r}.{did_you_mean(args[0], known)} "
+                f"Commands: {', '.join(known)}."
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fusionkit", message="%(package)s %(version)s")
+def commands() -> None:
+    """Fuse infrared and visible photographs, steered by text, and measure what the text did."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """The console script: run a command and leave with its exit status."""
+    sys.exit(_run(args))
+
+
+def _run(args: Sequence[str] | None) -> int:
+    try:
+        status = commands.main(args, prog_name="fusionkit", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "fusionkit"
+        return _refuse(f"{error.format_message()} See `{path} --help`.", 2)
+    except click.ClickException as error:
+        return _refuse(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _refuse("interrupted.", 130)
+    except FusionkitError as error:
+        if os.environ.get("FUSIONKIT_RAISE", "") not in ("", "0"):
+            raise
+        return _refuse(str(error), error.status)
+    except WRONG_PATHS as error:
+        return _refuse(_path_message(error), 2)
+    except OSError as error:
+        return _refuse(str(error), 1)
+
+
+def _refuse(message: str, status: int) -> int:
+    click.echo(f"fusionkit: {message}", err=True)
+    return status
+
+
+def _path_message(error: OSError) -> str:
+    """What the system says about a path, in the order people say it."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror.lower()}."
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Only what the user said; everything else keeps the default of the function called."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@commands.command()
+@click.option("--kind", metavar="KIND", help="Only this kind: encoder, modulation, loss, ...")
+@click.option("--json", "as_json", is_flag=True, help="Everything known, tracebacks included.")
+def plugins(kind: str | None, as_json: bool) -> None:
+    """List every component on offer, and what is wrong with plugins that do not work.
+
+    FUSIONKIT_PLUGINS=a,b loads only those, FUSIONKIT_BLOCK=a leaves those out.
+    """
+    from fusionkit.registry import Registry, check_kind
+
+    if kind is not None:
+        check_kind(kind)
+    rows = Registry.from_environment().describe()
+    if kind is not None:
+        rows = [r for r in rows if r["kind"] == kind or (r["kind"] == "plugin" and _faulty(r))]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    components = [r for r in rows if r["kind"] != "plugin"]
+    owners = [r for r in rows if r["kind"] == "plugin"]
+    click.echo(_table(("kind", "name", "plugin", "version", "needs", "paper"), components))
+    if kind is None:
+        cost = [r | {"seconds": f"{r['seconds']:.2f} s"} for r in owners]
+        click.echo()
+        click.echo(_table(("plugin", "distribution", "version", "status", "seconds"), cost))
+    for row in owners:
+        if _faulty(row):
+            click.echo(f"\n{row['name']}, {row['status']}: {row['error']}")
+        for remark in row["warnings"]:
+            click.echo(f"\n{row['name']}: {remark}")
+    for message in dict.fromkeys(r["error"] for r in components if r["status"] == "conflict"):
+        click.echo(f"\n{message}")
+
+
+@commands.command()
+@click.argument("ir", type=click.Path(exists=True))
+@click.argument("vi", type=click.Path(exists=True))
+@click.option("-o", "--output", required=True, type=click.Path(), help="File or folder to write.")
+@click.option("--recipe", metavar="NAME", help="Method to fuse with; see `fusionkit plugins`.")
+@click.option("--text", metavar="TEXT", help="What the result should show or look like.")
+@click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False), help="Trained weights.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+def fuse(ir: str, vi: str, output: str, **options: Any) -> None:
+    """Fuse the infrared picture IR with the visible picture VI; two folders fuse pair by pair.
+
+    Any size; the colour of VI is kept.
+    """
+    from fusionkit.methods import fuse_files
+
+    fuse_files(ir, vi, output, progress=click.echo, **_given(**options))
+
+
+@commands.command()
+@click.argument("recipe")
+@click.option("--dataset", metavar="NAME", help="Pairs to train on; see `fusionkit plugins`.")
+@click.option("--data-root", type=click.Path(), help="Folder of the data set.")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimisation steps.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per step, all GPUs together.")
+@click.option("--image-size", type=click.IntRange(min=8), help="Height and width in pixels.")
+@click.option("--seed", type=click.IntRange(min=0), help="Start of every random draw.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", help="auto, float32, bfloat16 or float16.")
+@click.option("--store", type=click.Path(), help="Where the run is written.")
+@click.option("--resume/--no-resume", default=None, help="Go on from the last checkpoint.")
+@click.option("--encoder", metavar="NAME", help="In place of the recipe's encoder.")
+@click.option("--modulation", metavar="NAME", help="In place of the recipe's modulation.")
+@click.option("--network", metavar="NAME", help="In place of the recipe's network.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="PATH=VALUE",
+    help="Override one value of the recipe, as in weights.text=0.5; repeat for more.",
+)  # fmt: skip
+def train(recipe: str, assignments: tuple[str, ...], **options: Any) -> None:
+    """Train RECIPE. Under torchrun the work is shared by the processes."""
+    overrides = dict(_assignment(text) for text in assignments)
+    from fusionkit.training import train_from_options
+
+    train_from_options(recipe, overrides=overrides, **_given(**options))
+
+
+@commands.command()
+@click.argument("store")
+@click.option("--json", "as_json", is_flag=True, help="The same facts for a program.")
+def info(store: str, as_json: bool) -> None:
+    """Say what the stored run STORE contains, how far it got, and how to repeat it."""
+    from fusionkit.store import run_info
+
+    facts = run_info(store)
+    click.echo(json.dumps(facts, indent=2, default=str) if as_json else _outline(facts))
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """``path=value``; the value is read as JSON, or taken as text where it is none."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise BadRequest(f"--set takes PATH=VALUE, got {text!r}.", asked=text)
+    words = {"true": True, "True": True, "false": False, "False": False, "None": None}
+    try:
+        return path.strip(), words[value] if value in words else json.loads(value)
+    except ValueError:
+        return path.strip(), value
+
+
+def _faulty(row: dict[str, Any]) -> bool:
+    return row["status"] != "ok"
+
+
+def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Left-aligned columns; those that are empty in every row are left out."""
+    columns = [c for c in columns if any(r[c] for r in rows)]
+    cells = [list(columns), *([str(r[c]) for c in columns] for r in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def _outline(facts: Any, depth: int = 0) -> str:
+    """Nested facts as indented lines."""
+    lines = []
+    for name, value in facts.items():
+        start = f"{'  ' * depth}{name}:"
+        if isinstance(value, dict) and value:
+            lines += [start, _outline(value, depth + 1)]
+        elif isinstance(value, (list, tuple)):
+            lines.append(f"{start} {', '.join(map(str, value))}".rstrip())
+        else:
+            lines.append(f"{start} {'' if value is None else value}".rstrip())
+    return "\n".join(lines)
