@@ -16,7 +16,7 @@ from .stage import Stage, Weather, grey, tint
 from .vehicles import draw_bus, draw_car, draw_truck
 
 STREET, OPEN, ELEVATED = "street", "open", "elevated"
-AIM = {"person": 2.0, "car": 1.5, "truck": 0.6, "bus": 0.6, "bicycle": 0.75}  # mean tries per scene
+AIM = {"person": 2.0, "car": 1.9, "truck": 0.6, "bus": 0.6, "bicycle": 0.75}  # mean tries per scene
 SHARE = {STREET: 0.65, OPEN: 0.20, ELEVATED: 0.15}
 
 
@@ -97,7 +97,7 @@ def _paint_backdrop(stage: Stage, street: Street) -> None:
     painter.part("sky", (1.0, 1.0, 1.0), weather.sky, FARTHEST, grain=0.0, thermal_grain=0.0)
     width, horizon = camera.width, camera.horizon
     for distance, label in ((600.0, "hill"), (150.0, "tree")):
-        if chance.random() > (0.45 if label == "hill" else 0.6):
+        if chance.random() > (0.45 if label == "hill" else 0.75):
             continue
         tall = camera.focal * chance.uniform(20.0, 70.0) / distance
         if label == "tree":
@@ -129,7 +129,7 @@ def _paint_ground(stage: Stage, street: Street) -> None:
     stage.road_albedo = grey(chance, 0.07, 0.20, 0.04)
     stage.road_temperature = weather.air + chance.uniform(-2.0, 5.0) + weather.heat
     road = painter.part("road", stage.road_albedo, stage.road_temperature, ON_GROUND, grain=0.10,
-                        thermal_grain=0.8)  # fmt: skip
+                        thermal_grain=0.6)  # fmt: skip
     near = max(camera.nearest_ground() * 0.8, 0.95)
     far = 900.0
 
@@ -139,7 +139,7 @@ def _paint_ground(stage: Stage, street: Street) -> None:
             point = camera.point
             painter.polygon((point(x0, 0, z0), point(x1, 0, z0), point(x1, 0, z1), point(x0, 0, z1)), part)
 
-    def surface(label, albedo, kelvin, grain=0.1, heat_grain=0.8) -> int:
+    def surface(label, albedo, kelvin, grain=0.1, heat_grain=0.6) -> int:
         return painter.part(label, albedo, stage.road_temperature + kelvin, ON_GROUND,
                             grain=grain, thermal_grain=heat_grain)  # fmt: skip
 
@@ -242,10 +242,10 @@ def _plan_roadside(stage: Stage, street: Street, drawers: list) -> None:
     verge = 0.5 if street.kind != OPEN else 1.4
     for side in (-1, 1):
         x = street.kerb(side) + side * verge
-        trees = chance.random() < (0.5 if street.kind != OPEN else 0.75)
+        trees = chance.random() < (0.62 if street.kind != OPEN else 0.85)
         if trees:
             z, pitch = near + chance.uniform(2.0, 14.0), chance.uniform(5.0, 14.0)
-            base = chance.uniform(3.5, 9.0)
+            base = chance.uniform(3.5, 11.0)
             away = 0.6 if street.kind == STREET else chance.uniform(1.0, 6.0)
             while z < 70.0:
                 at = x + side * away * chance.uniform(0.8, 1.6)

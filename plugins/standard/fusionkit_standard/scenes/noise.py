@@ -15,12 +15,20 @@ def white(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return rng.standard_normal((height, width), dtype=np.float32)
 
 
-def grain(rng: np.random.Generator, height: int, width: int, size: float) -> np.ndarray:
-    """Noise (H, W) of unit variance at the nodes, `size` pixels apart, linear between them."""
-    rows, columns = int(height / size) + 2, int(width / size) + 2
+def grain(
+    rng: np.random.Generator, height: int, width: int, size: float, stretch: float = 1.0
+) -> np.ndarray:
+    """Noise (H, W) of unit variance at the nodes, linear between them.
+
+    Nodes lie `size` pixels apart down and `size * stretch` across.
+    """
+    across = size * stretch
+    rows, columns = int(height / size) + 2, int(width / across) + 2
     small = Image.fromarray(white(rng, rows, columns))
     large = small.resize(
-        (width, height), Image.Resampling.BILINEAR, box=(0.5, 0.5, 0.5 + width / size, 0.5 + height / size)
+        (width, height),
+        Image.Resampling.BILINEAR,
+        box=(0.5, 0.5, 0.5 + width / across, 0.5 + height / size),
     )
     return np.asarray(large)
 

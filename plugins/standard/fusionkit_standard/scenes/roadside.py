@@ -35,7 +35,7 @@ def draw_tree(stage: Stage, x: float, z: float, height: float) -> None:
 
     def foliage(light: float, kelvin: float) -> int:
         return painter.part(
-            "tree", tint(leaf, light), warm + kelvin, z, grain=0.5, thermal_grain=2.2
+            "tree", tint(leaf, light), warm + kelvin, z, grain=0.55, thermal_grain=2.6
         )
 
     stage.shadow(
@@ -83,16 +83,21 @@ def draw_tree(stage: Stage, x: float, z: float, height: float) -> None:
         end = (column + sign * 0.16 * height * k, row - 0.6 * height * k)
         painter.limb((column, fork), end, 0.018 * height * k, 0.008 * height * k, bark)
     spread = chance.uniform(0.24, 0.36)
-    for part, count, size, lift in ((dark, 7, 0.17, 0.6), (middle, 8, 0.13, 0.67), (light, 7, 0.08, 0.74)):
+    # Clumps of leaves: dark and wide first, then smaller and lighter ones towards the top.
+    for part, count, size, lift in (
+        (dark, 9, 0.14, 0.60), (middle, 9, 0.11, 0.64), (dark, 8, 0.05, 0.62),
+        (middle, 10, 0.05, 0.66), (light, 12, 0.05, 0.72),
+    ):  # fmt: skip
         for _ in range(count):
             angle, reach = chance.uniform(0, 2 * pi), chance.random() ** 0.5
+            reach *= 1.15 if size < 0.1 else 1.0
             painter.ellipse(
                 column + spread * reach * cos(angle) * height * k,
-                row - (lift + 0.22 * reach * sin(angle)) * height * k,
-                size * chance.uniform(0.7, 1.25) * height * k,
-                size * chance.uniform(0.55, 1.0) * height * k,
+                row - (lift + 0.23 * reach * sin(angle)) * height * k,
+                size * chance.uniform(0.6, 1.25) * height * k,
+                size * chance.uniform(0.45, 0.95) * height * k,
                 part,
-            )  # fmt: skip
+            )
 
 
 def _mast(stage: Stage, x: float, z: float, height: float, radius: float) -> tuple[int, tuple, float]:

@@ -20,16 +20,19 @@ def render_thermal(
     sky_part = fields.classes == 0
     own = grain(rng, height, width, max(1.0, height / 128) * 3.0)
     # Half of the grain is what the visible camera sees too, half is the material's own.
-    structure = 0.45 * shared.fine + 0.6 * shared.middle + 0.4 * own + 0.6 * shared.coarse
+    structure = 0.55 * shared.fine + 0.6 * shared.middle + 0.4 * own
+    structure += np.where(fields.grounded, np.float32(0.6), np.float32(0.2)) * shared.coarse
     heat = fields.temperature + fields.thermal_grain * structure
-    heat += np.where(fields.grounded, 0.9 * shared.wide, 0.35 * shared.wide)
+    # Near ground is seen steeply, far ground at grazing angle, where it mirrors the sky's edge.
+    slope = np.float32(chance.uniform(-1.5, 4.0)) * np.exp(fields.depth * np.float32(-1 / 14.0))
+    heat += np.where(fields.grounded, 0.7 * shared.wide + slope, 0.35 * shared.wide)
     _paint_sky(stage, heat, sky_part, shared, rng)
     # The air in between glows at its own temperature.
     path = np.exp(fields.depth * np.float32(-1.0 / chance.uniform(300.0, 1200.0)))
     np.copyto(heat, weather.air + (heat - weather.air) * path, where=~sky_part)
     if smoke is not None:
         heat += (np.float32(weather.air + 1.0) - heat) * (0.12 * smoke)
-    heat = soften(heat, chance.uniform(0.35, 0.7))
+    heat = soften(heat, chance.uniform(0.15, 0.5))
     heat += np.float32(chance.uniform(0.05, 0.25)) * white(rng, height, width)
     heat += np.float32(chance.uniform(0.02, 0.15)) * white(rng, 1, width)
     return _gain_control(stage, heat, sky_part, rng)
@@ -42,8 +45,9 @@ def _paint_sky(stage: Stage, heat, sky_part, shared: Grain, rng) -> None:
     rows = np.arange(height, dtype=np.float32) / max(stage.camera.horizon / 2, 1.0)
     drop = np.float32(weather.air - weather.sky)
     level = weather.air - drop * (1.0 - 0.55 * np.clip(rows, 0.0, 1.0) ** 2)
-    bands = grain(rng, height, width * 3, height / 9)[:, : width * 3 : 3]
-    cloud = (2.2 * bands + 1.2 * shared.middle + 1.6 * shared.coarse) * (0.35 + weather.overcast)
+    bands = grain(rng, height, width, height / 16, 5.0)
+    streaks = grain(rng, height, width, height / 40, 6.0)
+    cloud = (1.8 * bands + 0.9 * streaks + 1.6 * shared.coarse) * (0.35 + weather.overcast)
     cloud += 0.35 * shared.fine
     np.copyto(heat, level[:, None] + cloud, where=sky_part)
 
@@ -57,7 +61,7 @@ def _gain_control(stage: Stage, heat: np.ndarray, sky_part: np.ndarray, rng) -> 
     """
     chance = stage.chance
     land = heat[~sky_part] if not sky_part.all() else heat.ravel()
-    low, high = _percentiles(land, chance.uniform(0.005, 0.03), chance.uniform(0.985, 1.0))
+    low, high = _percentiles(land, chance.uniform(0.005, 0.03), chance.uniform(0.992, 1.0))
     span = np.float32(max(high - low, 2.0))
     # What is colder than the land, the sky above all, shares a knee at the dark end.
     knee = np.float32(chance.uniform(0.14, 0.36))

@@ -334,11 +334,11 @@ def draw_bus(stage: Stage, x: float, z: float, heading: float, running: bool) ->
     heat, paint = _heat(stage, running), chance.choice(BUS_PAINT)
     shade = body.shade
     lit = weather.dark and running
-    glow = (0.9, 0.85, 0.65) if lit else BLACK
+    glow = (0.42, 0.38, 0.27) if lit else BLACK
     inside = heat["glass"] + (chance.uniform(2, 7) if running else 0.0)
     glass = body.part(tint(GLASS, 1.5 + 2 * weather.sun), inside, grain=0.2, glow=glow)
     front_glass = body.part(tint(GLASS, 1.5 + 2 * weather.sun), inside - 1.5, grain=0.15,
-                            glow=tint(glow, 0.25))  # fmt: skip
+                            glow=tint(glow, 0.3))  # fmt: skip
     end = body.part(tint(paint, shade["end"]), heat["body"])
     hot = body.part(tint(paint, shade["end"] * 0.9), heat["engine"], heat_grain=1.3)
     roof = body.part(tint(paint, shade["top"]), heat["roof"])

@@ -27,7 +27,7 @@ def render_visible(
     weather, chance = stage.weather, stage.chance
     height, width = fields.depth.shape
     sky_part = fields.classes == 0
-    texture = 1.0 + fields.grain * (0.8 * shared.fine + 0.6 * shared.middle + 0.5 * shared.coarse)
+    texture = 1.0 + fields.grain * (0.65 * shared.fine + 0.6 * shared.middle + 0.5 * shared.coarse)
     texture += np.where(fields.grounded, 0.10 * shared.wide, 0.04 * shared.wide)
     np.clip(texture, 0.15, 3.0, out=texture)
     light = _light(stage, fields)
@@ -82,7 +82,8 @@ def _paint_sky(stage: Stage, radiance, sky_part, rng) -> None:
         zenith = zenith + (np.float32(0.85) - zenith) * pale
     rows = np.arange(height, dtype=np.float32) / max(stage.camera.horizon / 2, 1.0)
     mix = np.clip(rows, 0.0, 1.0) ** 1.5
-    cloud = 0.6 * grain(rng, height, width, height / 6) + 0.4 * grain(rng, height, width, height / 14)
+    cloud = 0.6 * grain(rng, height, width, height / 9, 2.5)
+    cloud += 0.4 * grain(rng, height, width, height / 20, 2.0)
     cover = np.clip(0.35 * cloud + weather.overcast - 0.45, 0.0, 0.8)
     bright = {"day": 0.95, "dusk": 0.30, "night": 0.04}[weather.daytime]
     glare = chance.uniform(0.8, 1.25)
@@ -116,7 +117,7 @@ def _expose(stage: Stage, radiance: np.ndarray, rng) -> np.ndarray:
     radiance *= 4096.0
     picture = _CURVE.take(radiance.astype(np.intp))
     _, height, width = picture.shape
-    sigma = {"day": 1.2, "dusk": 2.2, "night": 3.6}[weather.daytime] * chance.uniform(0.6, 1.4)
+    sigma = {"day": 1.0, "dusk": 1.8, "night": 3.0}[weather.daytime] * chance.uniform(0.6, 1.4)
     picture += sigma * white(rng, height, width)
     picture += np.float32(0.5 * sigma) * rng.standard_normal(picture.shape, dtype=np.float32)
     np.clip(picture, 0.0, 255.0, out=picture)
