@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import os
+import subprocess
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -31,7 +32,6 @@ from fusionkit.errors import (
     did_you_mean,
     nearest,
 )
-from fusionkit.provenance import _git
 
 GROUP = "fusionkit"
 """Entry-point group in which plugins announce themselves."""
@@ -623,9 +623,16 @@ def _editable_folder(distribution: str) -> str | None:
 
 def _checkout(folder: str) -> dict[str, Any]:
     """Commit of the folder and whether anything in it differs; empty where git cannot tell."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    return (
-        {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "."))}
-        if commit
-        else {}
-    )
+
+    def git(*words: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", folder, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": git("status", "--porcelain", ".") != "",
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {}
