@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fusionkit.color import luma, to_uint8
+from fusionkit.errors import BadRequest
 
 _LUMA_THOUSANDTHS = (299.0, 587.0, 114.0)  # BT.601 in whole numbers, so that a tie is a tie
 
@@ -47,20 +48,20 @@ def grey_levels(image: Tensor, *, quantise: bool = True) -> Tensor:
         ``(B, H, W)`` float64.
 
     Raises:
-        ValueError: For another shape, for integers, or for values that are not numbers.
+        BadRequest: For another shape, for integers, or for values that are not numbers.
 
     Example:
         >>> grey_levels(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)).item()  # 0.299 * 255
         76.0
     """
     if image.ndim != 4 or image.shape[1] not in (1, 3):
-        raise ValueError(
+        raise BadRequest(
             f"a score reads pictures of shape (B, 1 or 3, H, W), not {tuple(image.shape)}."
         )
     if not image.is_floating_point():
-        raise ValueError(f"a score reads floats in [0, 1], not {image.dtype}; divide by 255 first.")
+        raise BadRequest(f"a score reads floats in [0, 1], not {image.dtype}; divide by 255 first.")
     if image.isnan().any():
-        raise ValueError("a picture holds NaN; there is no grey level for it.")
+        raise BadRequest("a picture holds NaN; there is no grey level for it.")
     smooth = image.clamp(0, 1).double() * 255
     if not quantise:
         return luma(smooth)[:, 0]
@@ -119,22 +120,22 @@ class Score:
             ``(B,)`` float64. NaN where the formula is undefined for a picture.
 
         Raises:
-            ValueError: When sizes differ or a picture is smaller than ``min_size``.
+            BadRequest: When sizes differ or a picture is smaller than ``min_size``.
         """
         given: Mapping[str, Tensor | None] = {"fused": fused, "ir": ir, "vi": vi}
         pictures = {}
         for role in self.needs:
             image = given[role]
             if image is None:
-                raise ValueError(f"{self.name} needs the picture {role!r}; it was not given.")
+                raise BadRequest(f"{self.name} needs the picture {role!r}; it was not given.")
             pictures[role] = grey_levels(image, quantise=self.quantise)
         shapes = {role: tuple(levels.shape) for role, levels in pictures.items()}
         if len(set(shapes.values())) > 1:
             listed = ", ".join(f"{role} {shape}" for role, shape in shapes.items())
-            raise ValueError(f"{self.name} compares pictures of one (B, H, W): {listed}.")
+            raise BadRequest(f"{self.name} compares pictures of one (B, H, W): {listed}.")
         height, width = shapes["fused"][1:]
         if min(height, width) < self.min_size:
-            raise ValueError(
+            raise BadRequest(
                 f"{self.name} is defined for pictures of at least {self.min_size} x "
                 f"{self.min_size} pixels; these are {height} x {width}."
             )
