@@ -1,0 +1,74 @@
+"""What can go wrong with a stored run."""
+
+import contextlib
+import difflib
+import errno
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fusionkit.errors import FusionkitError
+
+
+class StoreError(FusionkitError, ValueError):
+    """A run cannot be created, opened, read or written as asked; the message says what to do."""
+
+    status = 2
+
+
+class RunMismatch(StoreError):
+    """The store on disk belongs to a run with other parameters."""
+
+
+class NotComputed(StoreError):
+    """What was asked for has a place in the store, but was never written."""
+
+
+class Damaged(StoreError):
+    """What is on disk is not what was written."""
+
+    status = 1
+
+
+class StoreFull(StoreError, OSError):
+    """No space is left where the run is written; what was written before is kept."""
+
+    status = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.ENOSPC
+
+
+@contextlib.contextmanager
+def explained(place: object) -> Iterator[None]:
+    """Turn the errors of disks into sentences."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(
+                f"no space left for {place}. What was written so far is kept: free some space and "
+                "start the same run again; with resume=True it continues where it stopped."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreError(
+                f"{place} cannot be written ({error.strerror}). Choose a store path in a folder "
+                "you may write to."
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise StoreError(
+                f"{place} cannot be a folder: something on the way to it is a file."
+            ) from error
+        raise
+
+
+def nearest(name: Any, known: Sequence) -> str:
+    close = difflib.get_close_matches(str(name), [str(entry) for entry in known], n=2)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def some(names: Sequence, limit: int = 6) -> str:
+    shown = ", ".join(str(name) for name in names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown

@@ -1,0 +1,222 @@
+"""A place that holds a run: a local folder, memory, or any address fsspec understands.
+
+Arrays are left to zarr. What is here are the small JSON documents beside them, written whole or not
+at all, and the lock that lets several processes of one machine edit the same document.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import enum
+import json
+import math
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+
+class _Turn:
+    """Whose turn it is at one place, shared by every :class:`Location` of this process there."""
+
+    def __init__(self) -> None:
+        self.threads = threading.RLock()
+        self.depth = 0
+        self.handle: int | None = None
+
+
+_turns: dict[str, _Turn] = {}
+_guard = threading.Lock()
+
+
+class Location:
+    """One folder-like place, named by a path or an address.
+
+    Addresses (``memory://``, ``s3://`` ...) go through fsspec with ``storage_options``; everything
+    else, ``file://`` included, is a local folder.
+    """
+
+    def __init__(self, path: str | os.PathLike, storage_options: Mapping | None = None) -> None:
+        text = os.fspath(path)
+        self.options = dict(storage_options or {})
+        if text.startswith(("file://", "local://")):
+            text = text.split("://", 1)[1]
+        self.local: Path | None = None
+        if "://" in text or "::" in text:
+            import fsspec
+
+            self.url = text.rstrip("/")
+            self._fs, self._root = fsspec.core.url_to_fs(self.url, **self.options)
+            self._root = self._root.rstrip("/")
+        else:
+            self.local = Path(text).expanduser().absolute()
+            self.url = str(self.local)
+        with _guard:
+            self._turn = _turns.setdefault(self.url, _Turn())
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePath(self.url).name
+
+    def zarr_store(self, read_only: bool = False) -> Any:
+        """The same place as zarr sees it."""
+        if self.local is not None:
+            from zarr.storage import LocalStore
+
+            return LocalStore(self.local, read_only=read_only)
+        from zarr.storage import FsspecStore
+
+        return FsspecStore.from_url(self.url, storage_options=self.options, read_only=read_only)
+
+    def exists(self) -> bool:
+        """Whether anything, file or folder, is there."""
+        return self.local.exists() if self.local is not None else self._fs.exists(self._root)
+
+    def names(self, key: str = "") -> list[str]:
+        """Names directly inside a folder, sorted; empty for a folder that does not exist."""
+        if self.local is not None:
+            folder = self.local / key
+            return sorted(os.listdir(folder)) if folder.is_dir() else []
+        self._fs.invalidate_cache()
+        folder = f"{self._root}/{key}".rstrip("/")
+        try:
+            found = self._fs.ls(folder, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in found)
+
+    def files(self, key: str) -> int:
+        """How many files lie below a folder."""
+        if self.local is not None:
+            return sum(len(names) for _, _, names in os.walk(self.local / key))
+        self._fs.invalidate_cache()
+        return len(self._fs.find(f"{self._root}/{key}"))
+
+    def read(self, key: str) -> dict | None:
+        """A JSON document, or None where there is none. Raises ValueError for broken JSON."""
+        try:
+            if self.local is not None:
+                data = (self.local / key).read_bytes()
+            else:
+                data = self._fs.cat_file(f"{self._root}/{key}")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise ValueError(f"{self.url}/{key} is not readable JSON: {error}") from error
+
+    def write(self, key: str, document: dict) -> None:
+        """Replace a JSON document. A crash leaves the old one or the new one, never half of it."""
+        data = json.dumps(document, indent=1, allow_nan=False).encode()
+        if self.local is None:
+            self._fs.pipe_file(f"{self._root}/{key}", data)
+            return
+        target = self.local / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the store, not in it: zarr complains about strange files that a crash left inside.
+        draft = self.local.parent / f".{self.local.name}.{uuid.uuid4().hex}.tmp"
+        try:
+            draft.write_bytes(data)
+            os.replace(draft, target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def make(self) -> None:
+        """Create the folder, where places have folders."""
+        if self.local is not None:
+            self.local.mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Delete everything there. The caller has made sure that it may."""
+        if self.local is not None:
+            old = self.local.with_name(f".{self.local.name}.{uuid.uuid4().hex}.old")
+            os.rename(self.local, old)
+            shutil.rmtree(old)
+        else:
+            self._fs.rm(self._root, recursive=True)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """One writer of documents at a time: threads everywhere, processes in a local folder.
+
+        Re-entrant. Remote places have no lock between processes; their writers must not edit the
+        same document at the same moment.
+        """
+        turn = self._turn
+        with turn.threads:
+            turn.depth += 1
+            try:
+                if self.local is not None and turn.depth == 1:
+                    turn.handle = _lock_folder(self.local)
+                yield
+            finally:
+                turn.depth -= 1
+                if turn.depth == 0 and turn.handle is not None:
+                    os.close(turn.handle)
+                    turn.handle = None
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """An exclusive lock on a folder that lasts until the handle is closed; None without flock."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:  # some network file systems have no locks
+        os.close(handle)
+        return None
+    return handle
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """A value as strict JSON can hold it, for keeping among the attributes of a run.
+
+    Numpy numbers and arrays, paths, enumerations, dates, data classes and pydantic models are
+    turned into plain ones; NaN and the infinities, which JSON lacks, into the strings ``"NaN"``,
+    ``"Infinity"``, ``"-Infinity"``. Anything else raises TypeError and names its place.
+    """
+    if value is None or (isinstance(value, bool | str) and not isinstance(value, enum.Enum)):
+        return value if value is None or isinstance(value, bool) else str(value)
+    if isinstance(value, enum.Enum):
+        return plain(value.value, where)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "NaN"
+        return float(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry, f"{where}.{key}") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(entry, where) for entry in value), key=str)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, datetime.datetime | datetime.date):
+        return value.isoformat()
+    if hasattr(value, "model_dump"):
+        return plain(value.model_dump(), where)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {f.name: plain(getattr(value, f.name), f"{where}.{f.name}") for f in fields}
+    kind = type(value)
+    if kind.__module__ == "torch" and kind.__name__ in {"device", "dtype"}:
+        return str(value)
+    if hasattr(value, "tolist") and kind.__module__.split(".")[0] in {"numpy", "torch"}:
+        return plain(value.tolist(), where)
+    raise TypeError(
+        f"{where} is a {kind.__name__}, which a stored run cannot hold. "
+        "Give numbers, text, lists or mappings."
+    )
