@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from fusionkit_standard.degradations import DEGRADATIONS
 from fusionkit_standard.scenes import texts
 

@@ -29,9 +29,15 @@ class Facade:
 
     def part(self, albedo, temperature, grain=0.06, heat_grain=0.9, glow=BLACK, label="building"):
         return self.stage.painter.part(
-            label, albedo, temperature, self.depth,
-            grain=grain, thermal_grain=heat_grain, emission=glow, wall=self.wall,
-        )  # fmt: skip
+            label,
+            albedo,
+            temperature,
+            self.depth,
+            grain=grain,
+            thermal_grain=heat_grain,
+            emission=glow,
+            wall=self.wall,
+        )
 
     def panel(self, a0: float, a1: float, y0: float, y1: float, part: int) -> None:
         point = self.stage.camera.point
@@ -46,7 +52,9 @@ class Facade:
         return abs(point(x0, 0, z0)[0] - point(x1, 0, z1)[0])
 
 
-def _decorate(facade: Facade, length: float, height: float, colour: Colour, heat: float, lit: float):
+def _decorate(
+    facade: Facade, length: float, height: float, colour: Colour, heat: float, lit: float
+):
     """Floors, windows, a plinth and a door on one wall."""
     stage = facade.stage
     weather = stage.weather
@@ -64,7 +72,9 @@ def _decorate(facade: Facade, length: float, height: float, colour: Colour, heat
     cornice = facade.part(tint(colour, 1.25), heat + chance.uniform(0.5, 2.0))
     facade.panel(0, length, height - 0.35, height, cornice)
     if chance.random() < 0.6:
-        band = facade.part(tint(colour, chance.choice((0.7, 1.3))), heat + chance.uniform(-1.5, 1.5))
+        band = facade.part(
+            tint(colour, chance.choice((0.7, 1.3))), heat + chance.uniform(-1.5, 1.5)
+        )
         for k in range(1, floors):
             facade.panel(0, length, k * floor - 0.12, k * floor + 0.12, band)
     cold = weather.air - chance.uniform(0.5, 5.0)
@@ -117,8 +127,10 @@ def draw_building(
     side_light = 1.0 + weather.sun * (0.25 if sunny_side else -0.35)
     end_light = 1.0 + weather.sun * (-0.3 if sunny_side else 0.2)
     lit = chance.uniform(0.05, 0.5) if weather.dark else 0.0
-    roof_colour = tint(chance.choice(((0.25, 0.10, 0.06), (0.12, 0.12, 0.13), (0.2, 0.16, 0.12))),
-                       1 + 0.3 * weather.sun)  # fmt: skip
+    roof_colour = tint(
+        chance.choice(((0.25, 0.10, 0.06), (0.12, 0.12, 0.13), (0.2, 0.16, 0.12))),
+        1 + 0.3 * weather.sun,
+    )
     near_x = x0 if x0 > 0 else (x1 if x1 < 0 else None)
     point = stage.camera.point
     if gable:
@@ -126,9 +138,11 @@ def draw_building(
             "building", roof_colour, heat + weather.heat - 2.0, z0, grain=0.12, thermal_grain=1.2
         )
         middle, top = (x0 + x1) / 2, height + min(0.35 * (x1 - x0), 3.0)
-        stage.painter.polygon([point(middle, top, z) for z in (z1, z0)]
-                              + [point(near_x if near_x is not None else x0, height, z) for z in (z0, z1)],
-                              roof)  # fmt: skip
+        stage.painter.polygon(
+            [point(middle, top, z) for z in (z1, z0)]
+            + [point(near_x if near_x is not None else x0, height, z) for z in (z0, z1)],
+            roof,
+        )
     elif stage.camera.altitude > height:
         roof = stage.painter.part("building", roof_colour, heat - 2.0, z0, thermal_grain=1.0)
         stage.painter.polygon(

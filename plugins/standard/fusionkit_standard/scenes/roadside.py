@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import cos, pi, sin
 
 from .painter import Colour
@@ -39,34 +40,58 @@ def draw_tree(stage: Stage, x: float, z: float, height: float) -> None:
         )
 
     stage.shadow(
-        [(x + 0.3 * height * cos(a * pi / 4), z + 0.22 * height * sin(a * pi / 4)) for a in range(8)],
+        [
+            (x + 0.3 * height * cos(a * pi / 4), z + 0.22 * height * sin(a * pi / 4))
+            for a in range(8)
+        ],
         0.4 if weather.sun > 0.3 else 0.8,
         -0.4 * weather.heat - 0.5,
     )
     bark = painter.part(
-        "tree", tint((0.14, 0.10, 0.07), chance.uniform(0.7, 1.4)), warm + 1.0, z,
-        grain=0.25, thermal_grain=0.8,
-    )  # fmt: skip
-    dark, middle, light = foliage(0.55, -1.2), foliage(1.0, 0.0), foliage(1.5 + 0.6 * weather.sun, 1.4)
+        "tree",
+        tint((0.14, 0.10, 0.07), chance.uniform(0.7, 1.4)),
+        warm + 1.0,
+        z,
+        grain=0.25,
+        thermal_grain=0.8,
+    )
+    dark, middle, light = (
+        foliage(0.55, -1.2),
+        foliage(1.0, 0.0),
+        foliage(1.5 + 0.6 * weather.sun, 1.4),
+    )
     kind = chance.random()
     if height < 2.2:
         for part, lift in ((dark, 0.3), (middle, 0.5), (light, 0.65)):
             for _ in range(3):
                 painter.ellipse(
-                    column + chance.uniform(-0.5, 0.5) * height * k, row - lift * height * k,
-                    0.35 * height * k, 0.3 * height * k, part,
-                )  # fmt: skip
+                    column + chance.uniform(-0.5, 0.5) * height * k,
+                    row - lift * height * k,
+                    0.35 * height * k,
+                    0.3 * height * k,
+                    part,
+                )
         return
     if kind < 0.2:
-        painter.limb((column, row), (column, row - 0.3 * height * k), 0.03 * height * k, 0.03 * height * k, bark)
+        painter.limb(
+            (column, row),
+            (column, row - 0.3 * height * k),
+            0.03 * height * k,
+            0.03 * height * k,
+            bark,
+        )
         for level in range(5):
             base, tip = 0.12 + 0.16 * level, 0.4 + 0.15 * level
             half = 0.24 * (1 - level / 6.5) * height * k
             part = (dark, middle, light)[level % 3]
             painter.polygon(
-                ((column - half, row - base * height * k), (column + half, row - base * height * k),
-                 (column, row - min(tip, 1.0) * height * k)), part,
-            )  # fmt: skip
+                (
+                    (column - half, row - base * height * k),
+                    (column + half, row - base * height * k),
+                    (column, row - min(tip, 1.0) * height * k),
+                ),
+                part,
+            )
         return
     if kind < 0.3:
         top = (column + chance.uniform(-0.05, 0.05) * height * k, row - 0.88 * height * k)
@@ -75,7 +100,9 @@ def draw_tree(stage: Stage, x: float, z: float, height: float) -> None:
             angle = number * 2 * pi / 11 + chance.uniform(-0.2, 0.2)
             reach = 0.24 * height * k
             end = (top[0] + reach * cos(angle), top[1] - 0.6 * reach * sin(angle) + 0.15 * reach)
-            painter.limb(top, end, 0.035 * height * k, 0.004 * height * k, (dark, middle, light)[number % 3])
+            painter.limb(
+                top, end, 0.035 * height * k, 0.004 * height * k, (dark, middle, light)[number % 3]
+            )
         return
     fork = row - chance.uniform(0.3, 0.45) * height * k
     painter.limb((column, row), (column, fork), 0.035 * height * k, 0.022 * height * k, bark)
@@ -85,9 +112,12 @@ def draw_tree(stage: Stage, x: float, z: float, height: float) -> None:
     spread = chance.uniform(0.24, 0.36)
     # Clumps of leaves: dark and wide first, then smaller and lighter ones towards the top.
     for part, count, size, lift in (
-        (dark, 9, 0.14, 0.60), (middle, 9, 0.11, 0.64), (dark, 8, 0.05, 0.62),
-        (middle, 10, 0.05, 0.66), (light, 12, 0.05, 0.72),
-    ):  # fmt: skip
+        (dark, 9, 0.14, 0.60),
+        (middle, 9, 0.11, 0.64),
+        (dark, 8, 0.05, 0.62),
+        (middle, 10, 0.05, 0.66),
+        (light, 12, 0.05, 0.72),
+    ):
         for _ in range(count):
             angle, reach = chance.uniform(0, 2 * pi), chance.random() ** 0.5
             reach *= 1.15 if size < 0.1 else 1.0
@@ -100,7 +130,9 @@ def draw_tree(stage: Stage, x: float, z: float, height: float) -> None:
             )
 
 
-def _mast(stage: Stage, x: float, z: float, height: float, radius: float) -> tuple[int, tuple, float]:
+def _mast(
+    stage: Stage, x: float, z: float, height: float, radius: float
+) -> tuple[int, tuple, float]:
     weather, chance = stage.weather, stage.chance
     part = stage.painter.part(
         "pole",
@@ -127,9 +159,12 @@ def draw_lamp(stage: Stage, x: float, z: float, toward: float) -> None:
     tip = (head[0] + toward * k, head[1] - 0.3 * k)
     stage.painter.limb(head, tip, max(0.05 * k, 0.6), max(0.05 * k, 0.6), part)
     lantern = stage.painter.part(
-        "pole", (0.5, 0.5, 0.5), weather.air + (chance.uniform(3, 18) if weather.dark else 1.0), z,
+        "pole",
+        (0.5, 0.5, 0.5),
+        weather.air + (chance.uniform(3, 18) if weather.dark else 1.0),
+        z,
         emission=glow,
-    )  # fmt: skip
+    )
     stage.painter.ellipse(tip[0], tip[1] + 0.1 * k, max(0.36 * k, 0.9), max(0.14 * k, 0.7), lantern)
     if weather.dark:
         stage.lamps.append(Lamp(x + toward, height, z, chance.uniform(0.8, 1.7), light))
@@ -156,9 +191,14 @@ def draw_sign(stage: Stage, x: float, z: float) -> None:
         )
     else:
         stage.painter.polygon(
-            ((column - r, row - r * 0.8), (column + r, row - r * 0.8),
-             (column + r, row + r * 0.8), (column - r, row + r * 0.8)), face,
-        )  # fmt: skip
+            (
+                (column - r, row - r * 0.8),
+                (column + r, row - r * 0.8),
+                (column + r, row + r * 0.8),
+                (column - r, row + r * 0.8),
+            ),
+            face,
+        )
 
 
 def draw_traffic_light(stage: Stage, x: float, z: float, toward: float) -> None:
@@ -169,16 +209,24 @@ def draw_traffic_light(stage: Stage, x: float, z: float, toward: float) -> None:
     stage.painter.limb(head, tip, max(0.05 * k, 0.5), max(0.04 * k, 0.5), part)
     case = stage.painter.part("pole", (0.05, 0.05, 0.05), weather.air + 2.0, z)
     stage.painter.polygon(
-        ((tip[0] - 0.2 * k, tip[1]), (tip[0] + 0.2 * k, tip[1]),
-         (tip[0] + 0.2 * k, tip[1] + 1.0 * k), (tip[0] - 0.2 * k, tip[1] + 1.0 * k)), case,
-    )  # fmt: skip
+        (
+            (tip[0] - 0.2 * k, tip[1]),
+            (tip[0] + 0.2 * k, tip[1]),
+            (tip[0] + 0.2 * k, tip[1] + 1.0 * k),
+            (tip[0] - 0.2 * k, tip[1] + 1.0 * k),
+        ),
+        case,
+    )
     active = chance.randrange(3)
     strength = 2.5 if weather.dark else 0.8
     glow = [(1.0, 0.06, 0.04), (1.0, 0.6, 0.05), (0.08, 1.0, 0.45)][active]
     lamp = stage.painter.part(
-        "pole", glow, weather.air + 7.0, z,
+        "pole",
+        glow,
+        weather.air + 7.0,
+        z,
         emission=(glow[0] * strength, glow[1] * strength, glow[2] * strength),
-    )  # fmt: skip
+    )
     stage.painter.ellipse(tip[0], tip[1] + (0.2 + 0.3 * active) * k, 0.14 * k, 0.14 * k, lamp)
 
 
@@ -195,10 +243,14 @@ def draw_wires(stage: Stage, x: float, start: float, end: float, pitch: float) -
         tips.append((z, left, right))
         z += pitch
     wire = stage.painter.part("pole", (0.05, 0.05, 0.05), weather.air - 3.0, (start + end) / 2)
-    for (_, l0, r0), (_, l1, r1) in zip(tips, tips[1:], strict=False):
+    for (_, l0, r0), (_, l1, r1) in pairwise(tips):
         for (c0, w0), (c1, w1) in ((l0, l1), (r0, r1)):
             sag = 0.06 * abs(c1 - c0)
             stage.painter.line(
-                [(c0 + (c1 - c0) * t, w0 + (w1 - w0) * t + 4 * sag * t * (1 - t))
-                 for t in (0.0, 0.25, 0.5, 0.75, 1.0)], 1, wire,
-            )  # fmt: skip
+                [
+                    (c0 + (c1 - c0) * t, w0 + (w1 - w0) * t + 4 * sag * t * (1 - t))
+                    for t in (0.0, 0.25, 0.5, 0.75, 1.0)
+                ],
+                1,
+                wire,
+            )

@@ -10,7 +10,7 @@ import numpy as np
 from . import texts
 from .layout import compose
 from .noise import Grain, grain
-from .painter import CLASSES, CLASS_INDEX, Fields
+from .painter import CLASS_INDEX, CLASSES, Fields
 from .stage import Stage
 from .thermal import render_thermal
 from .visible import render_visible
@@ -148,6 +148,8 @@ def _smoke_over(thing: Thing, fields: Fields, chance: Random, rng) -> np.ndarray
     rows = (np.arange(height, dtype=np.float32) - (y0 + y1) / 2) / down
     columns = (np.arange(width, dtype=np.float32) - (x0 + x1) / 2) / across
     distance = rows[:, None] ** 2 + columns[None, :] ** 2
-    ragged = 0.35 * grain(rng, height, width, height / 10) + 0.2 * grain(rng, height, width, height / 24)
+    ragged = 0.35 * grain(rng, height, width, height / 10) + 0.2 * grain(
+        rng, height, width, height / 24
+    )
     cloud = np.clip(1.6 - distance + ragged, 0.0, 1.0)
     return (chance.uniform(0.75, 0.97) * cloud).astype(np.float32)

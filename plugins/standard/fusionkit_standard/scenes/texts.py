@@ -158,9 +158,7 @@ def statement(degradation: str) -> tuple[str, ...]:
 
 def _named(table: dict[str, tuple[str, ...]], degradation: str) -> tuple[str, ...]:
     if degradation not in table:
-        raise ValueError(
-            f"No degradation is called {degradation!r}; known are {', '.join(table)}."
-        )
+        raise ValueError(f"No degradation is called {degradation!r}; known are {', '.join(table)}.")
     return table[degradation]
 
 
@@ -246,7 +244,9 @@ def dense_caption(
 
 
 def _articles(labels: Sequence[str]) -> list[str]:
-    return [f"the {label}" if label in ("sky", "ground", "road") else f"a {label}" for label in labels]
+    return [
+        f"the {label}" if label in ("sky", "ground", "road") else f"a {label}" for label in labels
+    ]
 
 
 def _list_things(things, background, rng: np.random.Generator, exact: bool) -> str:

@@ -9,6 +9,7 @@ from .painter import Fields
 from .stage import Stage
 
 GAMMA = 1 / 2.2
+NEAREST_LAMPS = 6  # farther ones light nothing that can be seen
 _CURVE = (255.0 * (np.arange(4097, dtype=np.float64) / 4096) ** (2 * GAMMA)).astype(np.float32)
 # Light of the sky and of the surroundings by daytime: sky zenith, sky horizon, ambient.
 SKY = {
@@ -25,7 +26,7 @@ def render_visible(
 ) -> np.ndarray:
     """The visible picture (H, W, 3) uint8, sRGB-like gamma. `smoke` is an opacity map or None."""
     weather, chance = stage.weather, stage.chance
-    height, width = fields.depth.shape
+    height = fields.depth.shape[0]
     sky_part = fields.classes == 0
     texture = 1.0 + fields.grain * (0.65 * shared.fine + 0.6 * shared.middle + 0.5 * shared.coarse)
     texture += np.where(fields.grounded, 0.10 * shared.wide, 0.04 * shared.wide)
@@ -33,7 +34,9 @@ def render_visible(
     light = _light(stage, fields)
     radiance = fields.albedo * (light * texture) + fields.emission
     _paint_sky(stage, radiance, sky_part, rng)
-    veil = np.array(SKY[weather.daytime][1], np.float32) * (0.8 if weather.daytime != "night" else 0.4)
+    veil = np.array(SKY[weather.daytime][1], np.float32) * (
+        0.8 if weather.daytime != "night" else 0.4
+    )
     thickness = chance.uniform(150.0, 900.0)
     clear = np.where(sky_part, 1.0, np.exp(fields.depth * np.float32(-1.0 / thickness)))
     radiance *= clear
@@ -54,7 +57,7 @@ def _light(stage: Stage, fields: Fields) -> np.ndarray:
     if not weather.dark:
         return ambient
     light = np.broadcast_to(ambient, (3, *fields.depth.shape)).copy()
-    for lamp in stage.lamps[:6]:
+    for lamp in sorted(stage.lamps, key=lambda lamp: lamp.z)[:NEAREST_LAMPS]:
         across, along = fields.across - lamp.x, fields.depth - lamp.z
         below = fields.upright - lamp.y
         square = across * across
