@@ -38,14 +38,10 @@ help:
 ablation: install
 	@mkdir -p runs
 	FUSIONKIT_HOME_CHECK="$(CURDIR)/fusionkit" $(UV) run papermill notebooks/ablation.ipynb \
-	  runs/$(NAME).ipynb -p modulation film -p store runs/$(NAME).zarr $(ARGS) \
+	  runs/$(NAME).ipynb -p modulation film $(ARGS) --start-timeout 300 \
 	  || { echo "Stopped. What ran so far: runs/$(NAME).ipynb; the same command resumes." >&2; exit 1; }
 	@echo
-	@echo "notebook  $(CURDIR)/runs/$(NAME).ipynb"
-	@echo "store     $(CURDIR)/runs/$(NAME).zarr"
-	@$(UV) run python -c 'import sys; from fusionkit.store import run_info; \
-	  print("result   ", run_info(sys.argv[1]).get("result", "none: the run is not complete"))' \
-	  runs/$(NAME).zarr
+	@$(UV) run python .ci/last_run.py runs/$(NAME).ipynb $(ARGS)
 
 test: install
 	$(UV) run pytest $(ARGS)
