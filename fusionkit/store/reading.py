@@ -88,7 +88,8 @@ def open_run(
         labelled["/"].attrs["notice"] = text
         logger.warning("%s: %s", place, text)
     order = ["", *GROUPS]
-    paths = sorted(labelled, key=lambda path: (order.index(path.split("/")[1]), path))
+    rank = {name: position for position, name in enumerate(order)}  # groups of others come last
+    paths = sorted(labelled, key=lambda path: (rank.get(path.split("/")[1], len(rank)), path))
     return xarray.DataTree.from_dict({path: labelled[path] for path in paths}, name=place.name)
 
 
