@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from fusionkit_standard.scenes import CLASSES, Scene, realism, render, render_many, texts
+from fusionkit_standard.scenes import CLASSES, Scene, pool, realism, render, render_many, texts
 from fusionkit_standard.scenes.camera import Camera
 from fusionkit_standard.scenes.layout import compose
 from fusionkit_standard.scenes.noise import Grain
@@ -251,6 +251,12 @@ def test_render_many_gives_the_same_scenes_as_one_by_one():
         assert np.array_equal(many[index].visible, alone.visible)
         assert np.array_equal(many[index].infrared, alone.infrared)
         assert many[index].captions == alone.captions and many[index].things == alone.things
+
+
+def test_a_worker_that_dies_is_reported(monkeypatch):
+    monkeypatch.setattr(pool, "_WORKER", "raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="workers=1"):
+        render_many(range(2 * WORTH_A_PROCESS), 128, workers=2)
 
 
 def test_captions_are_three_different_sentences_that_name_what_is_seen(scenes):

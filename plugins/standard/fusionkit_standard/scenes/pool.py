@@ -58,12 +58,12 @@ def _ask(seeds: list[int], height: int, width: int) -> Iterator[Scene]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     ) as worker:
-        pickle.dump(seeds, worker.stdin)
-        worker.stdin.close()
         try:
+            pickle.dump(seeds, worker.stdin)
+            worker.stdin.close()
             for _ in seeds:
                 yield pickle.load(worker.stdout)
-        except EOFError:
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise RuntimeError(
                 "A scene worker ended early; its error is printed above. "
                 "render_many(..., workers=1) renders in this process instead."

@@ -120,7 +120,7 @@ def draw_tree(stage: Stage, x: float, z: float, height: float) -> None:
     ):
         for _ in range(count):
             angle, reach = chance.uniform(0, 2 * pi), chance.random() ** 0.5
-            reach *= 1.15 if size < 0.1 else 1.0
+            reach *= 1.0 if size < 0.1 else 0.9
             painter.ellipse(
                 column + spread * reach * cos(angle) * height * k,
                 row - (lift + 0.23 * reach * sin(angle)) * height * k,

@@ -34,7 +34,7 @@ def render_thermal(
         heat += (np.float32(weather.air + 1.0) - heat) * (0.12 * smoke)
     heat = soften(heat, chance.uniform(0.15, 0.5))
     heat += np.float32(chance.uniform(0.05, 0.25)) * white(rng, height, width)
-    heat += np.float32(chance.uniform(0.02, 0.15)) * white(rng, 1, width)
+    heat += np.float32(chance.uniform(0.02, 0.09)) * white(rng, 1, width)
     return _gain_control(stage, heat, sky_part, rng)
 
 
@@ -61,7 +61,7 @@ def _gain_control(stage: Stage, heat: np.ndarray, sky_part: np.ndarray, rng) -> 
     """
     chance = stage.chance
     land = heat[~sky_part] if not sky_part.all() else heat.ravel()
-    low, high = _percentiles(land, chance.uniform(0.005, 0.03), chance.uniform(0.992, 1.0))
+    low, high = _percentiles(land, chance.uniform(0.005, 0.03), chance.uniform(0.996, 1.0))
     span = np.float32(max(high - low, 2.0))
     # What is colder than the land, the sky above all, shares a knee at the dark end.
     knee = np.float32(chance.uniform(0.14, 0.36))
