@@ -36,10 +36,10 @@ class Compact(nn.Module):
           of 4 (the host pads).
     """
 
-    modulation_points = ("merge", "body", "half", "full")
+    modulation_points = ("merge", "body", "scale-half", "scale-full")
     multiple_of = 4
     min_size = 8
-    layers = ("merge", "body", "half", "full")
+    layers = ("points.merge", "points.body", "points.scale-half", "points.scale-full")
 
     def __init__(
         self,
@@ -59,18 +59,20 @@ class Compact(nn.Module):
         self.visible_stem = Stem(3 + len(self.guides), widths)
         self.infrared_stem = Stem(1 + len(self.guides), widths)
 
+        self.points = nn.ModuleDict(
+            {
+                name: modulation(channels)
+                for name, channels in zip(self.modulation_points, (body, body, half, full), strict=True)
+            }
+        )
         self.visible_in = nn.Conv2d(quarter, body, 1)
         self.infrared_in = nn.Conv2d(quarter, body, 1)
-        self.merge = modulation(body)
         self.blocks = nn.ModuleList([Block(body) for _ in range(3)])
         self.infrared_again = nn.Conv2d(quarter, body, 1)
-        self.body = modulation(body)
 
         self.up_half = nn.Conv2d(body, half, 1)
-        self.half = modulation(half)
         self.half_block = Block(half)
         self.up_full = nn.Conv2d(half, full, 1)
-        self.full = modulation(full)
         self.full_block = Block(full)
         self.out = nn.Conv2d(full, 3, 3, padding=1)
         nn.init.zeros_(self.out.weight)
@@ -80,16 +82,16 @@ class Compact(nn.Module):
         visible, infrared = batch.visible, batch.infrared
         v1, v2, v4 = self.visible_stem(self._with_guides(visible, batch))
         r1, r2, r4 = self.infrared_stem(self._with_guides(infrared, batch))
-        text, guides = batch.text, batch.guides
+        text, guides, point = batch.text, batch.guides, self.points
 
-        x = self.merge(self.visible_in(v4), self.infrared_in(r4), text, guides)
+        x = point["merge"](self.visible_in(v4), self.infrared_in(r4), text, guides)
         x = self.blocks[1](self.blocks[0](x))
-        x = self.body(x, self.infrared_again(r4), text, guides)
+        x = point["body"](x, self.infrared_again(r4), text, guides)
         x = self.blocks[2](x)
         x = _double(self.up_half(x))
-        x = self.half_block(self.half(x + v2, r2, text, guides))
+        x = self.half_block(point["scale-half"](x + v2, r2, text, guides))
         x = _double(self.up_full(x))
-        x = self.full_block(self.full(x + v1, r1, text, guides))
+        x = self.full_block(point["scale-full"](x + v1, r1, text, guides))
         image = (visible + infrared) / 2 + self.out(x).float()
         return Fused(image=image if self.training else image.clamp(0, 1))
 
@@ -116,14 +118,14 @@ class Stem(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
         full, half, quarter = widths
-        self.full = nn.Conv2d(channels, full, 3, padding=1)
-        self.half = nn.Sequential(_norm(full), nn.Conv2d(full, half, 3, stride=2, padding=1))
-        self.quarter = nn.Sequential(_norm(half), nn.Conv2d(half, quarter, 3, stride=2, padding=1))
+        self.at_full = nn.Conv2d(channels, full, 3, padding=1)
+        self.at_half = nn.Sequential(_norm(full), nn.Conv2d(full, half, 3, stride=2, padding=1))
+        self.at_quarter = nn.Sequential(_norm(half), nn.Conv2d(half, quarter, 3, stride=2, padding=1))
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        full = self.full(picture)
-        half = self.half(full)
-        return full, half, self.quarter(half)
+        full = self.at_full(picture)
+        half = self.at_half(full)
+        return full, half, self.at_quarter(half)
 
 
 class Block(nn.Module):

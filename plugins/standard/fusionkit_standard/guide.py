@@ -1,0 +1,62 @@
+"""``heatmap``: where the encoder sees what the prompt names."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fusionkit.batch import Batch
+from fusionkit.errors import BadRequest
+from fusionkit.protocols import JointEncoder
+
+SOURCES = ("visible", "infrared")
+
+
+class HeatMap:
+    """The joint encoder's heat map of each prompt, as a guide.
+
+    A person at night is seen in the infrared, a building by day in the visible picture; the map is
+    the mean of the encoder's map over both pictures.
+
+    Args:
+        encoder: a joint encoder.
+        sources: the pictures to look at: ``visible``, ``infrared`` or both.
+    """
+
+    maps = ("heatmap",)
+
+    def __init__(self, *, encoder: JointEncoder, sources: Sequence[str] = SOURCES) -> None:
+        if not hasattr(encoder, "heatmap"):
+            raise BadRequest(
+                "guide 'heatmap' needs an encoder that reads pictures too (tiny-clip, openclip)."
+            )
+        unknown = set(sources) - set(SOURCES)
+        if unknown or not sources:
+            raise BadRequest(f"guide 'heatmap' looks at {SOURCES}, not {sorted(unknown)}.")
+        self.encoder, self.sources = encoder, tuple(sources)
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """``{"heatmap": (B, 1, H, W)}`` for the prompt of each pair."""
+        if not batch.prompts:
+            raise BadRequest("guide 'heatmap' needs the batch's prompts in words.")
+        maps = [self.encoder.heatmap(list(batch.prompts), p) for p in self._pictures(batch)]
+        return {"heatmap": torch.stack(maps).mean(0)}
+
+    def grid(self, batch: Batch, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Maps of every prompt over every pair, at the encoder's own grid: ``(B, P, h, w)``."""
+        if hasattr(self.encoder, "heatmaps"):
+            maps = [
+                self.encoder.heatmaps(list(prompts), picture, full_size=False)
+                for picture in self._pictures(batch)
+            ]
+            return {"heatmap": torch.stack(maps).mean(0)}
+        size = [max(1, s // 8) for s in batch.visible.shape[-2:]]
+        columns = []
+        for prompt in prompts:
+            (full,) = self(batch.replace(prompts=(prompt,) * len(batch))).values()
+            columns.append(interpolate(full, size, mode="area"))
+        return {"heatmap": torch.cat(columns, 1)}
+
+    def _pictures(self, batch: Batch) -> list[Tensor]:
+        return [getattr(batch, source) for source in self.sources]
