@@ -15,6 +15,7 @@ from torch import Tensor
 from fusionkit.devices import pick_device
 from fusionkit.errors import BadRequest, FusionkitError
 from fusionkit.protocols import Metric
+from fusionkit.registry import Registry
 from fusionkit.statistics import (
     Difference,
     Interval,
@@ -48,7 +49,7 @@ def evaluate(
     vi: Tensor,
     metrics: str | Sequence[Name],
     *,
-    registry: Any = None,
+    registry: Registry | None = None,
     device: str | torch.device | None = None,
     gradients: bool = False,
     **context: Any,
@@ -62,7 +63,8 @@ def evaluate(
         registry: Where names are looked up; the installed plugins if None.
         device: Where to compute: ``auto``, ``cpu``, ``cuda`` ...; where ``fused`` is if None.
         gradients: Keep the graph, for metrics that have a gradient.
-        **context: What some metrics read besides the three pictures: ``text``, ``mask`` ...
+        **context: What some metrics read besides the three pictures: ``text``, ``mask`` ...;
+            ``encoder`` is handed to metrics that are built with one.
 
     Returns:
         One ``(B,)`` tensor per metric on ``device``, keyed by the names asked for (by the metric's
@@ -79,7 +81,7 @@ def evaluate(
         {'EN': tensor([0.], dtype=torch.float64), 'sf': tensor([0.], dtype=torch.float64)}
     """
     _check_pictures(fused, ir, vi)
-    built = build_metrics(metrics, registry=registry)
+    built = build_metrics(metrics, registry=registry, encoder=context.get("encoder"))
     where = fused.device if device is None else _device(device)
     pictures = [image.to(where) for image in (fused, ir, vi)]
     context = {key: _moved(value, where) for key, value in context.items()}
@@ -87,8 +89,13 @@ def evaluate(
         return {key: _score(key, metric, pictures, context) for key, metric in built.items()}
 
 
-def build_metrics(metrics: str | Sequence[Name], *, registry: Any = None) -> dict[str, Metric]:
-    """Metrics by the names asked for, in that order; a metric object goes by its own name."""
+def build_metrics(
+    metrics: str | Sequence[Name], *, registry: Registry | None = None, encoder: Any = None
+) -> dict[str, Metric]:
+    """Metrics by the names asked for, in that order; a metric object goes by its own name.
+
+    ``encoder`` is handed to the factories that have such a parameter.
+    """
     asked = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else metrics
     built: dict[str, Metric] = {}
     for entry in asked:
@@ -96,11 +103,9 @@ def build_metrics(metrics: str | Sequence[Name], *, registry: Any = None) -> dic
         if key in built:
             raise BadRequest(f"the metric {key!r} was asked for twice.")
         if isinstance(entry, str):
-            if registry is None:
-                from fusionkit.registry import Registry
-
-                registry = Registry.from_environment()
-            entry = registry.create("metric", entry)
+            registry = registry or Registry.from_environment()
+            wanted = encoder is not None and registry.accepts("metric", entry, "encoder")
+            entry = registry.create("metric", entry, **({"encoder": encoder} if wanted else {}))
         built[key] = entry
     if not built:
         raise BadRequest("no metric was asked for; `fusionkit plugins --kind metric` lists them.")
@@ -120,7 +125,7 @@ def score_pairs(
     pairs: Iterable[tuple[Hashable, Tensor, Tensor, Tensor]],
     metrics: str | Sequence[Name],
     *,
-    registry: Any = None,
+    registry: Registry | None = None,
     device: str | torch.device | None = None,
     **context: Any,
 ) -> pd.DataFrame:
@@ -139,7 +144,7 @@ def score_pairs(
         BadRequest: As :func:`evaluate`, with the name of the pair; for a name given twice; for no
             pairs at all.
     """
-    built = build_metrics(metrics, registry=registry)
+    built = build_metrics(metrics, registry=registry, encoder=context.get("encoder"))
     rows: dict[Hashable, dict[str, float]] = {}
     for name, *pictures in pairs:
         if name in rows:

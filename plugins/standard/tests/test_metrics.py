@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fusionkit_standard.metrics import ALIASES, COMPONENTS, METRICS
+from fusionkit_standard.metrics import ALIASES, METRICS, SCORES
 from fusionkit_standard.metrics.base import grey_levels
 from PIL import Image
 from scipy.signal import convolve2d
 
 from fusionkit.color import to_uint8
-from fusionkit.errors import BadRequest
+from fusionkit.errors import BadRequest, UnknownComponent
+from fusionkit.registry import Registry
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "metrics.json").read_text())
-SMOOTH = [code for code, score in METRICS.items() if score.differentiable]
+SMOOTH = [code for code, score in SCORES.items() if score.differentiable]
 
 
 def score(name, fused, ir, vi, **options):
-    return COMPONENTS[name](**options)(fused, ir, vi)
+    return METRICS[name](**options)(fused, ir, vi)
 
 
 def grey(*rows):
@@ -159,7 +160,7 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 def test_agrees_with_the_definition_written_plainly(code, triples, batch):
     expected = [PLAIN[code](*triple) for triple in triples]
     np.testing.assert_allclose(score(code, *batch), expected, rtol=1e-9)
@@ -186,7 +187,7 @@ def _read(path):
 def test_equals_the_reference_programs_on_real_pictures(pair):
     folder = _folder("metrics")
     pictures = [_read(folder / pair[role]) for role in ("fused", "ir", "vi")]
-    found = {code: score(code, *pictures).item() for code in METRICS}
+    found = {code: score(code, *pictures).item() for code in SCORES}
     for code, value in pair["values"].items():
         assert found[code] == pytest.approx(value, rel=GOLDEN["tolerance"][code], abs=0), code
 
@@ -280,7 +281,7 @@ def test_colour_becomes_grey_by_rounding_to_the_even_level():
 # -- properties -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 def test_swapping_the_sources_changes_nothing(code, batch):
     fused, ir, vi = batch
     torch.testing.assert_close(
@@ -288,20 +289,20 @@ def test_swapping_the_sources_changes_nothing(code, batch):
     )
 
 
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 def test_a_picture_scores_the_same_alone_and_in_a_batch(code, batch):
     alone = torch.cat([score(code, *(p[i : i + 1] for p in batch)) for i in range(3)])
     torch.testing.assert_close(score(code, *batch), alone, rtol=1e-12, atol=0)
     assert len(set(alone.tolist())) == 3  # three pictures, three scores
 
 
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 def test_a_grey_picture_scores_the_same_with_three_channels(code, batch):
     three = [p.expand(-1, 3, -1, -1) for p in batch]
     assert torch.equal(score(code, *three), score(code, *batch))
 
 
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
 def test_an_eight_bit_picture_scores_the_same_in_every_precision(code, dtype, batch):
     other = score(code, *(p.to(dtype) for p in batch))
@@ -309,7 +310,7 @@ def test_an_eight_bit_picture_scores_the_same_in_every_precision(code, dtype, ba
     assert torch.equal(other, score(code, *batch))
 
 
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 def test_a_picture_scores_as_its_saved_file_does(code):
     torch.manual_seed(0)
     pictures = [torch.rand(1, 3, 48, 44) for _ in range(3)]
@@ -317,9 +318,9 @@ def test_a_picture_scores_as_its_saved_file_does(code):
     assert torch.equal(score(code, *pictures), score(code, *saved))
 
 
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 def test_values_lie_in_the_stated_range(code, batch):
-    low, high = METRICS[code].range
+    low, high = SCORES[code].range
     values = score(code, *batch)
     assert ((values >= low) & (values <= high)).all()
 
@@ -339,14 +340,14 @@ def test_the_gradient_is_the_slope_of_the_continuous_score(code):
     torch.manual_seed(1)
     fused, ir, vi, way = (torch.rand(1, 1, 41, 42, dtype=torch.float64) for _ in range(4))
     fused, way, step = 0.1 + 0.8 * fused, way - 0.5, 1e-6
-    smooth = METRICS[code](quantise=False)
+    smooth = SCORES[code](quantise=False)
     slope = (smooth(fused + step * way, ir, vi) - smooth(fused - step * way, ir, vi)) / (2 * step)
     fused.requires_grad_()
     smooth(fused, ir, vi).sum().backward()
     assert (fused.grad * way).sum().item() == pytest.approx(slope.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("code", sorted(set(METRICS) - set(SMOOTH)))
+@pytest.mark.parametrize("code", sorted(set(SCORES) - set(SMOOTH)))
 def test_counting_grey_levels_has_no_gradient_and_says_so(code, batch):
     assert not score(code, batch[0].clone().requires_grad_(), *batch[1:]).requires_grad
 
@@ -354,7 +355,7 @@ def test_counting_grey_levels_has_no_gradient_and_says_so(code, batch):
 @pytest.mark.parametrize("level", [0.0, 0.1, 0.5, 1.0])
 def test_a_constant_fused_picture_has_defined_scores(level, batch):
     flat = torch.full_like(batch[0], level)
-    values = {code: score(code, flat, *batch[1:]) for code in METRICS}
+    values = {code: score(code, flat, *batch[1:]) for code in SCORES}
     assert all(value.isfinite().all() for value in values.values())
     for code in ("en", "sd", "sf", "ag", "mi_nats", "vif_sum"):
         assert values[code].tolist() == pytest.approx([0.0] * 3, abs=1e-12), code
@@ -370,9 +371,9 @@ def test_what_has_no_value_is_nan_for_that_picture_alone(batch):
     assert score("Qabf", fused, ir, vi).isnan().tolist() == [False, False, True]
 
 
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 def test_the_smallest_size_is_stated_and_smaller_pictures_are_refused(code):
-    side = METRICS[code].min_size
+    side = SCORES[code].min_size
     torch.manual_seed(0)
     smallest = torch.rand(3, 1, 1, side, side + 1)
     assert score(code, *smallest).isfinite().all() or side == 1
@@ -392,20 +393,30 @@ def test_unfit_pictures_are_refused_with_what_is_wrong(batch):
     with pytest.raises(BadRequest, match="NaN"):
         score("EN", torch.full_like(fused, torch.nan), ir, vi)
     with pytest.raises(BadRequest, match="'vi'"):
-        METRICS["scd"]()(fused, ir)
+        SCORES["scd"]()(fused, ir)
 
 
 # -- names ----------------------------------------------------------------------------------------
 
 
+def test_codes_and_short_names_are_found_after_install():
+    registry = Registry.from_environment()
+    assert set(METRICS) <= set(registry.names("metric"))
+    assert type(registry.create("metric", "Qabf")) is SCORES["qabf"]
+    with pytest.raises(UnknownComponent, match="'ssim_g11_valid_sum'"):
+        registry.create("metric", "ssim_g11_valid")
+    with pytest.raises(BadRequest, match="quantise"):
+        registry.create("metric", "SD", quantize=False)
+
+
 def test_every_short_name_stands_for_one_code():
     assert len(set(ALIASES.values())) == len(ALIASES)
-    assert {COMPONENTS[short].name for short in ALIASES} == set(ALIASES.values()) == set(METRICS)
+    assert {METRICS[short].name for short in ALIASES} == set(ALIASES.values()) == set(SCORES)
 
 
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 def test_each_score_states_what_it_is(code):
-    metric = METRICS[code]
+    metric = SCORES[code]
     assert metric.name == code
     assert metric.source and metric.variant and metric.__doc__
     assert metric.higher_is_better is True
@@ -425,7 +436,7 @@ def test_examples_in_docstrings_hold(module):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no usable GPU.")
-@pytest.mark.parametrize("code", METRICS)
+@pytest.mark.parametrize("code", SCORES)
 def test_a_gpu_gives_the_same_scores(code, batch):
     there = score(code, *(p.cuda() for p in batch))
     assert there.is_cuda

@@ -1,7 +1,7 @@
 """Scores of fused pictures. A name without its variant is not a number, so each has both.
 
-``METRICS`` lists the scores under codes that name the variant; ``ALIASES`` says which variant the
-field's short name stands for here, the corrected standard one; ``COMPONENTS`` offers both.
+``SCORES`` lists the scores under codes that name the variant; ``ALIASES`` says which variant the
+field's short name stands for here, the corrected standard one; ``METRICS`` offers both.
 """
 
 from fusionkit_standard.metrics.base import Score
@@ -13,7 +13,7 @@ from fusionkit_standard.metrics.gradient import AverageGradient, SpatialFrequenc
 from fusionkit_standard.metrics.information import Entropy, MutualInformation
 from fusionkit_standard.metrics.structure import StructuralSimilarity
 
-METRICS: dict[str, type[Score]] = {
+SCORES: dict[str, type[Score]] = {
     score.name: score
     for score in (
         Entropy,
@@ -40,6 +40,4 @@ ALIASES: dict[str, str] = {
     "SCD": "scd",
 }
 
-COMPONENTS: dict[str, type[Score]] = METRICS | {
-    short: METRICS[code] for short, code in ALIASES.items()
-}
+METRICS: dict[str, type[Score]] = SCORES | {short: SCORES[code] for short, code in ALIASES.items()}
