@@ -39,7 +39,7 @@ ablation: install
 	@mkdir -p runs
 	FUSIONKIT_HOME_CHECK="$(CURDIR)/fusionkit" $(UV) run papermill notebooks/ablation.ipynb \
 	  runs/$(NAME).ipynb -p modulation film $(ARGS) --start-timeout 300 \
-	  || { echo "Stopped. What ran so far: runs/$(NAME).ipynb; the same command resumes." >&2; exit 1; }
+	  || { echo "Stopped, see above. What ran: runs/$(NAME).ipynb; repeating resumes." >&2; exit 1; }
 	@echo
 	@$(UV) run python .ci/last_run.py runs/$(NAME).ipynb $(ARGS)
 

@@ -8,6 +8,7 @@ The store is the one that the arguments name, else the one under ``runs`` that w
 import sys
 from pathlib import Path
 
+from fusionkit.errors import FusionkitError
 from fusionkit.store import run_info
 
 
@@ -30,7 +31,10 @@ def main() -> None:
     store = store_of(arguments)
     if store is None:
         sys.exit("store     none under runs: the run has not written one")
-    facts = run_info(store)
+    try:
+        facts = run_info(store)
+    except FusionkitError as error:
+        sys.exit(f"store     {error}")
     print(f"store     {store if '://' in store else Path(store).resolve()}")
     print(f"result    {facts.get('result') or facts.get('notice') or 'none is recorded'}")
 
