@@ -1,0 +1,74 @@
+"""The contract of a metric."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusionkit.testing.contract import Contract
+from fusionkit.testing.inputs import tiny_batch
+
+
+class MetricContract(Contract):
+    """``factory(**options)``, called ``(fused, ir, vi)``, returns one number per picture."""
+
+    size = (70, 81)
+    """Height and width of the test pictures, odd on purpose; some formulas need more."""
+
+    def context(self, count: int) -> dict[str, Any]:
+        """Further keywords, for scores that need a text or a mask."""
+        return {}
+
+    def pictures(self, count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+        """Fused, infrared, visible."""
+        batch = tiny_batch(count, self.size)
+        return batch.targets["fused"], batch.infrared, batch.visible
+
+    def score(self, *pictures: Tensor) -> Tensor:
+        return self.build()(*pictures, **self.context(len(pictures[0])))
+
+    def test_describes_itself(self):
+        metric = self.build()
+        assert isinstance(metric.name, str) and metric.name
+        assert isinstance(metric.higher_is_better, bool)
+        low, high = metric.range
+        assert low < high
+        for fact in ("unit", "source", "variant"):
+            assert isinstance(getattr(metric, fact), str), fact
+        assert set(metric.needs) <= {"fused", "ir", "vi", "text", "mask"}
+
+    def test_returns_one_finite_number_per_picture_within_its_range(self):
+        values = self.score(*self.pictures())
+        assert values.shape == (2,) and values.is_floating_point()
+        low, high = self.build().range
+        assert values.isfinite().all()
+        assert (values >= low - 1e-6).all() and (values <= high + 1e-6).all()
+
+    def test_grey_pictures_score_the_same_with_one_channel_or_three(self):
+        pictures = [p.mean(1, keepdim=True) for p in self.pictures()]
+        one = self.score(*pictures)
+        three = self.score(*(p.expand(-1, 3, -1, -1) for p in pictures))
+        torch.testing.assert_close(one, three, rtol=1e-5, atol=1e-6)
+
+    def test_a_picture_scores_the_same_alone(self):
+        pictures = self.pictures()
+        together = self.score(*pictures)[:1]
+        torch.testing.assert_close(
+            together, self.score(*(p[:1] for p in pictures)), rtol=1e-5, atol=1e-6
+        )
+
+    def test_same_pictures_give_same_score(self):
+        pictures = self.pictures()
+        assert torch.equal(self.score(*pictures), self.score(*pictures))
+
+    def test_leaves_its_pictures_alone(self):
+        pictures = self.pictures()
+        before = [p.clone() for p in pictures]
+        self.score(*pictures)
+        assert all(torch.equal(a, b) for a, b in zip(pictures, before, strict=True))
+
+    def test_pictures_of_one_grey_level_score_a_number_or_nan_where_there_is_none(self):
+        for level in (0.0, 1.0):
+            values = self.score(*(torch.full_like(p, level) for p in self.pictures()))
+            assert values.shape == (2,)
+            assert not values.isinf().any()

@@ -1,0 +1,42 @@
+"""The contract of its kind, run on every component that the bundled plugins offer."""
+
+import tomllib
+from pathlib import Path
+
+from fusionkit.registry import Registry
+from fusionkit.testing import contracts
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+REGISTRY = Registry.from_environment()
+
+NEED_FILES = (
+    # They read pictures from a folder; plugins/standard/tests run the contract on one.
+    ("dataset", "folder"),
+    ("dataset", "roadscene"),
+    ("dataset", "tno"),
+)
+
+NEED_WEIGHTS = tuple(
+    # Hundreds of megabytes each; plugins/openclip/tests run the contract on a small random model.
+    ("encoder", name)
+    for name, entry in REGISTRY.entries("encoder").items()
+    if entry.plugin == "openclip"
+)
+
+CLASSES = contracts(
+    REGISTRY, *PROJECT["entry-points"]["fusionkit"], leave_out=NEED_FILES + NEED_WEIGHTS
+)
+globals().update(CLASSES)
+
+
+def test_every_bundled_plugin_loads():
+    named = {name: str(broken) for name, broken in REGISTRY.broken.items()}
+    assert not named
+    assert not REGISTRY.conflicts
+
+
+def test_every_bundled_component_has_its_contract_run():
+    offered = sum(len(REGISTRY.entries(kind)) for kind in ("modulation", "metric", "loss"))
+    assert len(CLASSES) > offered > 0
