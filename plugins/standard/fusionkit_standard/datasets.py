@@ -272,7 +272,7 @@ def _compact(scene: Scene) -> dict[str, Any]:
     texts = {"caption": scene.captions[0], "dense": scene.dense}
     texts |= {f"caption_{i}": text for i, text in enumerate(scene.captions[1:], 2)}
     return {
-        "visible": scene.visible,
+        "visible": np.ascontiguousarray(scene.visible.transpose(2, 0, 1)),
         "infrared": scene.infrared,
         "classes": scene.classes,
         "depth": scene.depth.astype(np.float16),  # to 0.05 % of the distance
@@ -286,13 +286,14 @@ def _compact(scene: Scene) -> dict[str, Any]:
 
 def _as_pair(kept: dict[str, Any]) -> Pair:
     info, classes = kept["info"], torch.from_numpy(kept["classes"])
-    present = np.flatnonzero(np.bincount(kept["classes"].ravel(), minlength=len(CLASSES)))
+    present = [int(k) for k in np.flatnonzero(np.bincount(kept["classes"].ravel()))]
+    masks = (classes == torch.tensor(present, dtype=torch.uint8)[:, None, None]).float()
     return Pair(
         name=info["name"],
-        visible=_unit(kept["visible"]).permute(2, 0, 1).contiguous(),
+        visible=_unit(kept["visible"]),
         infrared=_unit(kept["infrared"])[None],
         texts=dict(info["texts"]),
-        masks={CLASSES[k]: (classes == int(k)).float()[None] for k in present},
+        masks={CLASSES[k]: mask[None] for k, mask in zip(present, masks, strict=True)},
         depth=torch.from_numpy(kept["depth"].astype(np.float32))[None],
         things=tuple(
             Thing(label, tuple(float(value) for value in box), phrase)
