@@ -85,14 +85,15 @@ def _json(value: Any) -> Any:
         raise ValueError(f"is no valid JSON ({error})") from None
 
 
-def _height_width(value: Any) -> Any:
-    """``128``, ``"128"``, ``"96x128"``, ``"96,128"``, ``[96, 128]`` -> ``(height, width)``."""
+def _size(value: Any) -> Any:
+    """``128``, ``"128"`` -> a side; ``"96x128"``, ``"96,128"``, ``[96, 128]`` -> a pair."""
     if isinstance(value, str):
         value = [part.strip() for part in re.split(r"[x,]", value.strip("()[] "))]
-    value = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not isinstance(value, (list, tuple)):
+        return value
     if len(value) not in (1, 2):
-        raise ValueError("is neither one number (a square) nor height and width")
-    return value * 2 if len(value) == 1 else value
+        raise ValueError("is neither one side nor height and width")
+    return value[0] if len(value) == 1 else tuple(value)
 
 
 def _different(values: list) -> list:
@@ -111,10 +112,8 @@ Seeds = Annotated[
 Sentences = Annotated[list[str], BeforeValidator(_sentences)]
 Options = Annotated[dict[str, Any], BeforeValidator(_json)]
 Count = Annotated[int, Field(ge=1)]
-HeightWidth = Annotated[
-    tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]],
-    BeforeValidator(_height_width),
-]
+Side = Annotated[int, Field(ge=16)]
+Size = Annotated[Side | tuple[Side, Side], BeforeValidator(_size)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -136,8 +135,9 @@ class DataParameters(Parameters):
     """Folder of the data set; None for generated ones and for the usual places."""
     prompts: Sentences | None = None
     """Sentences to fuse with; None takes those of the data set. One text is one sentence."""
-    image_size: HeightWidth = (128, 128)
-    """Height and width in pixels; one number is a square."""
+    image_size: Size | None = 128
+    """Pixels: the side of generated pairs and the shorter side of photographs, or height and
+    width; None takes pictures as they are."""
     train_pairs: Count = 512
     test_pairs: Count = 64
 
@@ -480,8 +480,12 @@ def _validated(schema: type[Parameters], values: Mapping[str, Any]) -> Parameter
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        faults = {str(fault["loc"][0]): fault for fault in reversed(error.errors())}
-        lines = [_unfit(name, values, faults[name]) for name in reversed(faults)]
+        faults: dict[str, Any] = {}
+        for fault in error.errors():  # one a parameter: the first of those that point deepest
+            name = str(fault["loc"][0])
+            if name not in faults or len(fault["loc"]) > len(faults[name]["loc"]):
+                faults[name] = fault
+        lines = [_unfit(name, values, fault) for name, fault in faults.items()]
         raise BadParameters("\n".join(lines)) from None
 
 
@@ -521,7 +525,7 @@ def _unfit(name: str, values: Mapping[str, Any], fault: Mapping[str, Any]) -> st
         return said + "it must be auto, cpu, mps, cuda or cuda:N."
     if fault["type"] == "value_error":
         return f"{name} = {value!r} {fault['ctx']['error']}."
-    part = f", not {fault['input']!r}" if len(fault["loc"]) > 1 else ""
+    part = f", not {fault['input']!r}" if fault["input"] != value else ""
     if fault["type"] in WANTED:
         return said + f"it must be {WANTED[fault['type']].format(**fault.get('ctx', {}))}{part}."
     return said + fault["msg"].removeprefix("Input ").rstrip(".") + f"{part}."
