@@ -139,7 +139,7 @@ class DataParameters(Parameters):
     """Pixels: the side of generated pairs and the shorter side of photographs, or height and
     width; None takes pictures as they are."""
     train_pairs: Count = 512
-    test_pairs: Count = 64
+    test_pairs: Count = 200
 
 
 class MachineParameters(Parameters):
@@ -155,6 +155,8 @@ class MachineParameters(Parameters):
 class AblationParameters(DataParameters, MachineParameters):
     """``ablation.ipynb``: does the text, through this scheme, change the result?"""
 
+    recipe: Annotated[str, Component("recipe")] = "control"
+    """Where everything comes from that is not a parameter here."""
     modulation: Annotated[str, Component("modulation")] = "film"
     baseline: Annotated[str, Component("modulation")] = "none"
     encoder: Annotated[str, Component("encoder")] = "tiny-clip"
@@ -165,10 +167,26 @@ class AblationParameters(DataParameters, MachineParameters):
         "gradient-l1",
         "region-l1",
     ]
-    metrics: Annotated[Many, Component("metric")] = ["EN", "SD", "SF", "AG", "SCD", "Qabf"]
-    steps: Count = 400
+    metrics: Annotated[Many, Component("metric")] = [
+        "EN",
+        "SD",
+        "SF",
+        "AG",
+        "MI",
+        "SSIM",
+        "VIF",
+        "Qabf",
+        "SCD",
+    ]
+    recipe: Annotated[str, Component("recipe")] = "control"
+    """Whose task, loss weights and training protocol are used."""
+    steps: Count = 420
     batch_size: Count = 16
     seeds: Seeds = [0]
+    questions: Count = 200
+    """Held-out questions of each kind, highlight and repair."""
+    shown: Count = 6
+    """Held-out pairs whose pictures and maps are kept."""
 
 
 class TrainParameters(DataParameters, MachineParameters):
