@@ -97,9 +97,9 @@ def test_hooks_and_maps_are_gone_afterwards_also_after_an_error(network):
 
 
 def test_an_unknown_layer_is_refused_with_the_nearest_name(network):
-    with pytest.raises(BadRequest, match=r"no layer 'encoder\.O'.*'encoder\.0'"):
-        with capture(network, ["attention", "encoder.O"]):
-            pass
+    message = r"no layer 'encoder\.O'.*'encoder\.0'"
+    with pytest.raises(BadRequest, match=message), capture(network, ["attention", "encoder.O"]):
+        pass
     assert not network.attention._forward_hooks
 
 

@@ -1,12 +1,11 @@
 """What can go wrong with a stored run."""
 
 import contextlib
-import difflib
 import errno
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fusionkit.errors import FusionkitError
+from fusionkit.errors import FusionkitError, did_you_mean
 
 
 class StoreError(FusionkitError, ValueError):
@@ -65,10 +64,11 @@ def explained(place: object) -> Iterator[None]:
 
 
 def nearest(name: Any, known: Sequence) -> str:
-    close = difflib.get_close_matches(str(name), [str(entry) for entry in known], n=2)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    """The closest of the known names as a question, or nothing."""
+    return did_you_mean(str(name), [str(entry) for entry in known])
 
 
 def some(names: Sequence, limit: int = 6) -> str:
+    """The first names of a list, in words."""
     shown = ", ".join(str(name) for name in names[:limit])
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown

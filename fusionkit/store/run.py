@@ -186,6 +186,11 @@ class Run:
         self._progress = plain(state, "progress")
         self._sign_of_life()
 
+    def note(self, **facts: Any) -> None:
+        """Keep further facts among the root attributes: the ``result`` in one line, say."""
+        with self._explained():
+            self._update_root(**plain(facts, "facts"))
+
     def flush(self) -> None:
         """Write what is still held in memory: the last second of ``history``."""
         with self._explained():
