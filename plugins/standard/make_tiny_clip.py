@@ -1,0 +1,167 @@
+"""Make the weights of tiny-clip from nothing but the generator of scenes.
+
+    python plugins/standard/make_tiny_clip.py --core-seconds 1800 --threads 2 --out FOLDER
+
+Core-seconds are processor time of this process, scenes not counted; the wall clock depends on what
+else runs. A run that was stopped goes on where it was when started again with the same --cache.
+The batch of a step is a function of (--seed, step). How many steps fit into the time depends on the
+machine, so two machines get slightly different weights; --steps fixes the number instead.
+Writes tiny_clip.safetensors (half precision), vocabulary.json and measures.json, prints measures.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fusionkit.devices import autocast, pick_precision
+from fusionkit_standard.scenes import texts
+from fusionkit_standard.tiny_clip import training
+from fusionkit_standard.tiny_clip.encoder import TinyClip
+from fusionkit_standard.tiny_clip.measures import calibrate, measure, table
+from fusionkit_standard.tiny_clip.tokenizer import Tokenizer
+from fusionkit_standard.tiny_clip.towers import CONFIG, Towers
+
+CPU = torch.device("cpu")
+SAVE_EVERY = 120  # core-seconds
+WARM_UP = 0.03  # share of the run
+
+
+def main() -> None:
+    options = read_options()
+    torch.set_num_threads(options.threads)
+    cache = Path(options.cache) if options.cache else None
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter(), sum(os.times()[:4])
+    seeds = range(training.TRAINING_SEEDS, training.TRAINING_SEEDS + options.scenes)
+    pool = training.Pool(seeds, options.threads, cache and cache / "scenes")
+    print(f"{len(pool)} scenes after {sum(os.times()[:4]) - started[1]:.0f} core-seconds", flush=True)
+    vocabulary = list(texts.vocabulary())
+    (out / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n", encoding="utf-8")
+    towers, record = train(options, pool, Tokenizer(vocabulary), cache)
+    path = out / "tiny_clip.safetensors"
+    save(towers, path)
+    encoder = TinyClip(path)
+    calibrate(encoder, training.Pool(training.CALIBRATION_SEEDS, options.threads))
+    save(encoder.towers, path)
+    found = measure(TinyClip(path), training.Pool(training.MEASURE_SEEDS, options.threads))
+    record |= {"machine": machine(), "threads": options.threads, "seed": options.seed}
+    record |= {"scenes": len(pool), "parameters": sum(p.numel() for p in towers.parameters())}
+    record |= {"minutes": round((time.perf_counter() - started[0]) / 60, 1)}
+    (out / "measures.json").write_text(
+        json.dumps({"made": record, "measures": _rounded(found)}, indent=1) + "\n"
+    )
+    print(table(found))
+    print(json.dumps(record))
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--core-seconds", type=float, default=1800, help="processor time to train")
+    parser.add_argument("--steps", type=int, help="train this many steps instead")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--scenes", type=int, default=10_000, help="scenes in memory, 0.13 MB each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", help="folder that keeps scenes and the state of the run")
+    parser.add_argument("--out", required=True, help="folder for the three files")
+    return parser.parse_args()
+
+
+def train(
+    options: argparse.Namespace, pool: training.Pool, tokenizer: Tokenizer, cache: Path | None
+) -> tuple[Towers, dict]:
+    """The trained towers and a record of the run."""
+    torch.manual_seed(options.seed)
+    towers = Towers(CONFIG).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        towers.parameters(), lr=training.PEAK_RATE, weight_decay=0.02, fused=True
+    )
+    objective = training.Objective(tokenizer, pool.frequencies())
+    odds, precision = pool.odds(), pick_precision("auto", CPU)
+    state = cache / f"state-{options.seed}.pt" if cache else None
+    step, before = 0, 0.0
+    if state and state.exists():
+        kept = torch.load(state, weights_only=True)
+        towers.load_state_dict(kept["towers"])
+        optimizer.load_state_dict(kept["optimizer"])
+        step, before = kept["step"], kept["core_seconds"]
+        print(f"goes on at step {step}, {before:.0f} core-seconds", flush=True)
+    start, saved, shown = time.process_time(), before, {}
+    while True:
+        spent = before + time.process_time() - start
+        progress = step / options.steps if options.steps else spent / options.core_seconds
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = rate(progress)
+        rows, rng = training.rows_of_step(step, odds, options.seed)
+        seen = training.views(pool, rows, rng)
+        captions = [pool.facts[row]["captions"][rng.choice(4, p=(0.3, 0.3, 0.3, 0.1))] for row in rows]
+        with autocast(CPU, precision):
+            terms = objective(towers, seen, captions, rng)
+            loss = sum(training.WEIGHTS[name] * term for name, term in terms.items())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        for name, term in terms.items():
+            shown[name] = 0.98 * shown.get(name, term.item()) + 0.02 * term.item()
+        if step % 100 == 0:
+            means = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            print(f"step {step:6}  {spent:6.0f} cs  {means}", flush=True)
+        if state and spent - saved > SAVE_EVERY:
+            kept = {"towers": towers.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**kept, "step": step, "core_seconds": spent}, state)
+            saved = spent
+    return towers, {
+        "core_seconds": round(spent),
+        "steps": step,
+        "views": step * training.BATCH,
+        "precision": str(precision).removeprefix("torch."),
+    }
+
+
+def rate(progress: float) -> float:
+    """Learning rate: short linear rise, then half a cosine to zero."""
+    rise = min(1.0, (progress + 0.001) / WARM_UP)
+    return training.PEAK_RATE * rise * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
+
+
+def save(towers: Towers, path: Path) -> None:
+    """Weights in half precision; counters of the normalisation layers keep their type."""
+    state = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in towers.state_dict().items()
+    }
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+
+
+def machine() -> str:
+    """The processor in words."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{name}, {os.cpu_count()} processors, {capability}, torch {torch.__version__}"
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
