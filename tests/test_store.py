@@ -684,15 +684,33 @@ def test_looking_at_a_run_imports_neither_torch_nor_zarr(path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_newest_run_of_a_folder_is_found(tmp_path):
-    with pytest.raises(store.StoreError, match="no run in"):
-        store.newest_run(tmp_path / "runs")
+def test_a_run_is_found_from_the_root_and_from_the_notebooks_folder(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(store.StoreError, match="no run under"):
+        store.find_run()
     for name in ("b", "a"):
         with begin(tmp_path / "runs" / f"{name}.zarr"):
             pass
         time.sleep(0.005)
     (tmp_path / "runs" / "foreign.zarr").mkdir()
-    assert store.newest_run(tmp_path / "runs") == str(tmp_path / "runs" / "a.zarr")
+    for folder in (tmp_path, tmp_path / "notebooks"):
+        monkeypatch.chdir(folder)
+        assert Path(store.find_run()).resolve() == tmp_path / "runs" / "a.zarr"
+        assert Path(store.find_run("runs/b.zarr")).resolve() == tmp_path / "runs" / "b.zarr"
+    assert store.find_run("memory://x.zarr") == "memory://x.zarr"
+    assert store.find_run("nowhere.zarr") == "nowhere.zarr"
+
+
+def test_notes_join_the_attributes_but_cannot_replace_those_of_the_store(path, caplog):
+    with begin(path) as run:
+        run.note(result="text controls the result", value=np.float32(0.5))
+        with pytest.raises(store.StoreError, match="status belongs to the store"):
+            run.note(status="complete")
+        assert store.open_run(path).attrs["notice"].startswith("this run is still being written")
+        assert caplog.records == []  # who writes a run need not be told
+    assert store.open_run(path).attrs["result"] == "text controls the result"
+    assert store.run_info(path)["value"] == 0.5
 
 
 # --- other processes -----------------------------------------------------------------------------

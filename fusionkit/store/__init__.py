@@ -27,7 +27,7 @@ imports xarray and zarr when first needed.
 """
 
 from fusionkit.store.errors import Damaged, NotComputed, RunMismatch, StoreError, StoreFull
-from fusionkit.store.info import newest_run, run_info
+from fusionkit.store.info import find_run, run_info
 from fusionkit.store.reading import (
     contents,
     open_run,
@@ -49,7 +49,7 @@ __all__ = [
     "StoreFull",
     "contents",
     "create_run",
-    "newest_run",
+    "find_run",
     "open_run",
     "read_channel",
     "read_features",

@@ -136,19 +136,25 @@ def _guessed_otherwise(text: str) -> bool:
     return True
 
 
-def newest_run(folder: str | os.PathLike = "runs") -> str:
-    """Path of the run in a folder that was begun last.
+def find_run(path: str | os.PathLike | None = None) -> str:
+    """Where a run is, for a process in the repository's root or in its folder of notebooks.
 
-    Looks in ``folder`` and, for notebooks, in the same folder one level up.
+    A path that leads nowhere is also tried from one folder up. None is the run under ``runs`` that
+    was begun last. Raises :class:`StoreError` when there is none.
     """
-    found = []
-    for place in (Path(folder), Path("..") / folder):
-        for candidate in place.glob("*.zarr") if place.is_dir() else ():
+    if path is not None:
+        above = Path("..") / Path(path)
+        remote = "://" in os.fspath(path)
+        found = remote or Path(path).expanduser().exists() or not above.exists()
+        return os.fspath(path if found else above)
+    runs = []
+    for folder in (Path("runs"), Path("../runs")):
+        for candidate in folder.glob("*.zarr") if folder.is_dir() else ():
             with contextlib.suppress(StoreError):
-                found.append((existing(Location(candidate))["attributes"]["started"], candidate))
-        if found:
-            return str(max(found)[1])
+                runs.append((existing(Location(candidate))["attributes"]["started"], candidate))
+        if runs:
+            return str(max(runs)[1])
     raise StoreError(
-        f"no run in {Path(folder).absolute()}: make one (for example with ablation.ipynb), or give "
-        "the path of a store."
+        f"no run under {Path('runs').absolute()}: make one (for example with ablation.ipynb), or "
+        "give the path of a store."
     )

@@ -36,7 +36,7 @@ from fusionkit.store.layout import (
     WRITTEN,
 )
 from fusionkit.store.location import Location
-from fusionkit.store.session import existing, notice
+from fusionkit.store.session import existing, is_written_here, notice
 
 if TYPE_CHECKING:
     import xarray
@@ -86,7 +86,8 @@ def open_run(
         labelled["/"] = labelled["/"].assign_coords({PAIR: np.array(pairs)})
     if text := notice(root["attributes"]):
         labelled["/"].attrs["notice"] = text
-        logger.warning("%s: %s", place, text)
+        if not is_written_here(root["attributes"]):
+            logger.warning("%s: %s", place, text)
     order = ["", *GROUPS]
     rank = {name: position for position, name in enumerate(order)}  # groups of others come last
     paths = sorted(labelled, key=lambda path: (rank.get(path.split("/")[1], len(rank)), path))

@@ -187,9 +187,14 @@ class Run:
         self._sign_of_life()
 
     def note(self, **facts: Any) -> None:
-        """Keep further facts among the root attributes: the ``result`` in one line, say."""
+        """Keep further facts among the attributes of the run, such as its result in one line.
+
+        The names that the store itself uses (``status``, ``parameters`` ...) are refused.
+        """
+        if taken := sorted(session.RESERVED & facts.keys()):
+            raise StoreError(f"note(): {some(taken)} belongs to the store; use another name.")
         with self._explained():
-            self._update_root(**plain(facts, "facts"))
+            self._update_root(**plain(facts, "note"))
 
     def flush(self) -> None:
         """Write what is still held in memory: the last second of ``history``."""

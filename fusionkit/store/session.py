@@ -21,6 +21,13 @@ logger = logging.getLogger("fusionkit.store")
 SILENT_SECONDS = 600.0
 """A running process on another machine that has not written for this long is called silent."""
 
+RESERVED = frozenset(
+    {"format", "format_version", "status", "message", "started", "ended", "heartbeat", "progress"}
+    | {"sessions", "pairs", "notice", "parameters", "recipe", "components", "seed", "device"}
+    | {"notebook", "packages", "python", "machine", "git"}
+)
+"""Root attributes with a meaning of their own."""
+
 
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
@@ -235,3 +242,12 @@ def true_status(attributes: Mapping) -> str:
     if any(lives(session) for session in open_):
         return "running"
     return "silent" if any(provenance.is_alive(s) is None for s in open_) else "stopped"
+
+
+def is_written_here(attributes: Mapping) -> bool:
+    """Whether this very process is writing the run."""
+    me = provenance.this_process()
+    return attributes.get("status") == "running" and any(
+        "ended" not in session and all(session.get(k) == v for k, v in me.items())
+        for session in attributes.get("sessions", [])
+    )

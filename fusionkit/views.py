@@ -1,0 +1,364 @@
+"""Pictures for notebooks: grids, overlays, channels, curves. Arrays or a stored run in, figure out.
+
+Nothing here imports torch. Every function that draws returns a :class:`Picture`, which Jupyter
+shows as a PNG whatever the plotting backend, and which ``savefig`` writes like any other figure.
+What a run did not compute is drawn as a tile that says so.
+"""
+
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fusionkit import store
+
+if TYPE_CHECKING:
+    import xarray
+
+    Stored = str | os.PathLike | xarray.DataTree
+
+COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
+"""Colours of arms, in order; told apart also with the common kinds of colour blindness."""
+NOT_COMPUTED = "not computed"
+
+
+class Picture(Figure):
+    """A matplotlib figure that belongs to no global state and shows itself as a PNG."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", bbox_inches="tight", dpi=100)
+        return buffer.getvalue()
+
+
+# --- arrays to pictures --------------------------------------------------------------------------
+
+
+def rgb(image: np.ndarray) -> np.ndarray:
+    """A picture ``(y, x)`` or ``(band, y, x)`` in [0, 1] as ``(y, x, 3)`` in [0, 1].
+
+    Values outside are cut off, NaN becomes white.
+    """
+    image = np.asarray(image, dtype=np.float32)
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(f"a picture is (y, x) or (1 or 3 bands, y, x), got {image.shape}.")
+    image = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
+    return np.clip(np.nan_to_num(image, nan=1.0, posinf=1.0, neginf=0.0), 0, 1)
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """``(y, x, 3)`` in [0, 1] as bytes."""
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def colored(
+    values: np.ndarray, limits: tuple[float, float] | None = None, colormap: str = "viridis"
+) -> np.ndarray:
+    """A map ``(y, x)`` in false colours, ``(y, x, 3)`` in [0, 1]; NaN is white.
+
+    ``limits`` are the values of the first and last colour; None takes the range of the map.
+    """
+    values = np.asarray(values, dtype=np.float32)
+    low, high = robust_limits(values, 0) if limits is None else limits
+    scaled = (values - low) / max(high - low, 1e-12)
+    # Where nothing is known the index is arbitrary; it is painted over.
+    index = np.nan_to_num(np.clip(scaled, 0, 1), nan=0.0)
+    painted = matplotlib.colormaps[colormap](index)[..., :3].astype(np.float32)
+    painted[np.isnan(values)] = 1.0
+    return painted
+
+
+def robust_limits(values: np.ndarray, percent: float = 1.0) -> tuple[float, float]:
+    """Smallest and largest finite value, without the outermost ``percent`` on either side."""
+    finite = np.asarray(values, dtype=np.float32)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = np.percentile(finite, [percent, 100 - percent])
+    return float(low), float(high)
+
+
+def resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map ``(y, x)`` at another (height, width), bilinear."""
+    values = np.asarray(values, dtype=np.float32)
+    if values.shape == tuple(size):
+        return values
+    picture = Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(picture)
+
+
+def overlay(
+    image: np.ndarray, heat: np.ndarray, strength: float = 0.6, colormap: str = "inferno"
+) -> np.ndarray:
+    """A heat map ``(h, w)`` in [0, 1] laid over a picture ``(band, y, x)``: ``(y, x, 3)``.
+
+    The picture turns grey so that colour means heat alone; the warmer, the less of it shows.
+    """
+    base = rgb(image)
+    grey = np.repeat((base @ np.float32([0.299, 0.587, 0.114]))[..., None], 3, axis=-1)
+    heat = np.clip(np.nan_to_num(resized(heat, base.shape[:2])), 0, 1)
+    weight = strength * heat[..., None]
+    return (1 - weight) * grey + weight * colored(heat, (0, 1), colormap)
+
+
+def difference(first: np.ndarray, second: np.ndarray, gain: float | None = None) -> np.ndarray:
+    """First minus second as ``(y, x, 3)``: mid-grey where equal, brighter where the first is.
+
+    ``gain`` 1 shows a change of 0.5 as full scale; None stretches the largest changes to it.
+    """
+    change = np.asarray(first, dtype=np.float32) - np.asarray(second, dtype=np.float32)
+    if gain is None:
+        largest = np.nanpercentile(np.abs(change), 99.5)
+        gain = 0.5 / max(float(largest), 1e-3)
+    return rgb(0.5 + gain * change)
+
+
+def response_order(maps: np.ndarray) -> np.ndarray:
+    """Channels of ``(channel, y, x)`` by mean absolute value, strongest first."""
+    return np.argsort(-np.nanmean(np.abs(np.asarray(maps, dtype=np.float32)), axis=(1, 2)))
+
+
+# --- drawing -------------------------------------------------------------------------------------
+
+
+def grid(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    *,
+    columns: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    title: str = "",
+    width: float = 2.2,
+) -> Picture:
+    """Rows of pictures ``(y, x)``, ``(band, y, x)`` or ``(y, x, 3)``; None is a hole.
+
+    ``columns`` are headings, ``labels`` stand before the rows, ``width`` is that of a column in
+    inches.
+    """
+    across = max((len(row) for row in rows), default=0)
+    if not across:
+        raise ValueError("a grid needs at least one picture.")
+    shapes = [_painted(cell).shape for row in rows for cell in row if cell is not None]
+    aspect = max((s[0] / s[1] for s in shapes), default=0.75)
+    figure = Picture(figsize=(width * across, (width * aspect + 0.25) * len(rows)))
+    figure.set_layout_engine("compressed")
+    axes = figure.subplots(len(rows), across, squeeze=False)
+    for r, row in enumerate(rows):
+        for c in range(across):
+            axis = axes[r, c]
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if c < len(row) and row[c] is not None:
+                axis.imshow(_painted(row[c]), interpolation="nearest")
+            elif c < len(row):
+                axis.set(xlim=(0, 1), ylim=(0, 1), box_aspect=aspect, facecolor="0.93")
+                axis.text(0.5, 0.5, NOT_COMPUTED, ha="center", va="center", color="0.4", fontsize=8)
+            if r == 0 and c < len(columns):
+                axis.set_title(columns[c], fontsize=9)
+            if c == 0 and r < len(labels):
+                axis.set_ylabel(labels[r], fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _painted(cell: np.ndarray) -> np.ndarray:
+    cell = np.asarray(cell)
+    if cell.ndim == 3 and cell.shape[-1] == 3 and cell.shape[0] not in (1, 3):
+        return np.clip(cell, 0, 1)
+    return rgb(cell)
+
+
+def channel_grid(
+    maps: np.ndarray,
+    *,
+    count: int = 24,
+    order: str = "response",
+    columns: int = 8,
+    colormap: str = "viridis",
+    title: str = "",
+) -> Picture:
+    """Channels of one layer, ``(channel, y, x)``, all on one colour scale.
+
+    ``order`` is ``response`` (strongest first) or ``index``. The scale leaves out the outermost one
+    percent of all values shown.
+    """
+    maps = np.asarray(maps, dtype=np.float32)
+    if order not in ("response", "index"):
+        raise ValueError(f"order is 'response' or 'index', got {order!r}.")
+    chosen = (response_order(maps) if order == "response" else np.arange(len(maps)))[:count]
+    limits = robust_limits(maps[chosen])
+    columns = min(columns, len(chosen))
+    down = math.ceil(len(chosen) / columns)
+    aspect = maps.shape[1] / maps.shape[2]
+    figure = Picture(figsize=(1.4 * columns + 0.6, (1.4 * aspect + 0.22) * down + 0.3))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(down, columns, squeeze=False)
+    shown = None
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, channel in zip(axes.flat, chosen, strict=False):
+        shown = axis.imshow(
+            maps[channel], cmap=colormap, vmin=limits[0], vmax=limits[1], interpolation="nearest"
+        )
+        axis.set_title(str(channel), fontsize=7, pad=2)
+    figure.colorbar(shown, ax=axes, fraction=0.03, pad=0.01).ax.tick_params(labelsize=7)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def curves(
+    steps: np.ndarray, values: Mapping[str, np.ndarray], *, name: str = "", axis: Any = None
+) -> Picture:
+    """One line per arm over the steps, ``values`` arm -> ``(seed, step)``.
+
+    With several seeds the line is their mean and the band reaches from the lowest to the highest.
+    """
+    figure = None
+    if axis is None:
+        figure = Picture(figsize=(4.8, 3))
+        axis = figure.subplots()
+    for (arm, seeds), color in zip(values.items(), _colors(len(values)), strict=True):
+        seeds = np.atleast_2d(np.asarray(seeds, dtype=np.float64))
+        there = ~np.isnan(seeds).all(axis=0)
+        if not there.any():
+            continue
+        x, seen = np.asarray(steps)[there], seeds[:, there]
+        axis.plot(x, np.nanmean(seen, axis=0), color=color, label=arm, linewidth=1.5)
+        if len(seeds) > 1:
+            low, high = np.nanmin(seen, axis=0), np.nanmax(seen, axis=0)
+            axis.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+    axis.set_xlabel("step", fontsize=8)
+    axis.set_title(name, fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _colors(count: int) -> list[str]:
+    return [COLORS[i % len(COLORS)] for i in range(count)]
+
+
+# --- over pairs and stored runs ------------------------------------------------------------------
+
+
+def pairs(pairs: Sequence[Any]) -> Picture:
+    """Infrared above visible of some :class:`~fusionkit.protocols.Pair` objects."""
+    rows = [[np.asarray(getattr(pair, kind)) for pair in pairs] for kind in ("infrared", "visible")]
+    return grid(rows, columns=[pair.name for pair in pairs], labels=["infrared", "visible"])
+
+
+def loss_curves(run: "Stored", terms: Sequence[str] | None = None) -> Picture:
+    """The training curves of a stored run: one panel per term, one line per arm."""
+    terms = list(terms or store.contents(run)["terms"])
+    if not terms:
+        raise store.StoreError("this run has no history: nothing was trained in it.")
+    across = min(3, len(terms))
+    down = math.ceil(len(terms) / across)
+    figure = Picture(figsize=(3.6 * across, 2.5 * down))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    for axis in axes.flat[len(terms) :]:
+        axis.set_axis_off()
+    for axis, term in zip(axes.flat, terms, strict=False):
+        steps, values = store.read_history(run, term)
+        curves(steps, values, name=term, axis=axis)
+    return figure
+
+
+def image_grid(
+    run: "Stored", pairs: Sequence[str] | None = None, variables: Sequence[str] | None = None
+) -> Picture:
+    """Pictures of a stored run, one row a pair; without ``pairs`` the first six with a result."""
+    inside = store.contents(run)
+    variables = list(variables or _in_order(inside["images"]))
+    rows = {}
+    for pair in pairs or inside["pairs"]:
+        row = [_image(run, variable, pair) for variable in variables]
+        if pairs or any(cell is not None for cell in row):
+            rows[pair] = row
+        if not pairs and len(rows) == 6:
+            break
+    if not rows:
+        raise store.StoreError("this run holds no pictures yet.")
+    return grid(list(rows.values()), columns=variables, labels=list(rows))
+
+
+def heatmap_grid(run: "Stored", name: str, pair: str, over: str = "vi") -> Picture:
+    """Heat maps of one pair over its picture, one tile a prompt."""
+    maps, prompts = store.read_heatmaps(run, name, pair)
+    picture = store.read_image(run, over, pair)
+    return grid([[overlay(picture, heat) for heat in maps]], columns=prompts, title=pair, width=2.8)
+
+
+def ablation_grid(run: "Stored", pairs: Sequence[str] | None = None) -> Picture:
+    """What the text did, one row a pair: sources, baseline, the scheme under two prompts, change.
+
+    The change is the picture for the first prompt minus that for the second, stretched alike in
+    all rows; grey is no change. Where the run has heat maps, the last column lays that of the
+    first prompt over the visible picture, and the prompts stand below the row.
+    """
+    inside = store.contents(run)
+    heat_name = next(iter(inside["heatmaps"]), None)
+    columns = ["infrared", "visible", "baseline", "first prompt", "second prompt", "change"]
+    names = ("ir", "vi", "fused_baseline", "fused", "fused_other")
+    rows, labels = [], []
+    largest = 1e-3
+    for pair in pairs or inside["pairs"]:
+        cells = [_image(run, n, pair) if n in inside["images"] else None for n in names]
+        if all(cell is None for cell in cells[2:]) and not pairs:
+            continue
+        prompts: list[str] = []
+        heat = None
+        if heat_name is not None:
+            try:
+                maps, prompts = store.read_heatmaps(run, heat_name, pair)
+                heat = None if cells[1] is None else overlay(cells[1], maps[0])
+            except store.NotComputed:
+                pass
+        if cells[3] is not None and cells[4] is not None:
+            largest = max(largest, float(np.nanpercentile(np.abs(cells[3] - cells[4]), 99.5)))
+        rows.append([*cells, heat])
+        labels.append("\n".join([pair, *(f"{i + 1}: {p}" for i, p in enumerate(prompts[:2]))]))
+    if not rows:
+        raise store.StoreError("this run holds no fused pictures yet.")
+    drawn = []
+    for *cells, heat in rows:
+        known = cells[3] is not None and cells[4] is not None
+        change = difference(cells[3], cells[4], 0.5 / largest) if known else None
+        drawn.append([*cells, change, *([heat] if heat_name else [])])
+    figure = grid(drawn, columns=[*columns, *([heat_name] if heat_name else [])], width=1.7)
+    for axis, label in zip(figure.axes[:: len(drawn[0])], labels, strict=True):
+        axis.annotate(
+            label.replace("\n", "   "),
+            (0, -0.02),
+            xycoords="axes fraction",
+            va="top",
+            fontsize=7,
+            color="0.25",
+        )
+    return figure
+
+
+def _image(run: "Stored", variable: str, pair: str) -> np.ndarray | None:
+    try:
+        return store.read_image(run, variable, pair)
+    except store.NotComputed:
+        return None
+
+
+def _in_order(variables: Sequence[str]) -> list[str]:
+    """Sources first, results after."""
+    first = [name for name in ("ir", "vi", "fused") if name in variables]
+    return first + [name for name in variables if name not in first]
