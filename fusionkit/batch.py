@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +52,22 @@ class TextFeatures:
 
     @staticmethod
     def cat(parts: Sequence["TextFeatures"]) -> "TextFeatures":
-        """Features of several prompt lists, one list after the other."""
-        first = parts[0]
-        return TextFeatures(
-            **{
-                f.name: None
-                if getattr(first, f.name) is None
-                else torch.cat([getattr(p, f.name) for p in parts])
-                for f in fields(first)
-            }
-        )
+        """Features of several prompt lists, one after the other; shorter ones are padded."""
+        pooled = torch.cat([part.pooled for part in parts])
+        if any(part.tokens is None for part in parts):
+            return TextFeatures(pooled=pooled)
+        lengths = {part.tokens.shape[1] for part in parts}
+        if len(lengths) == 1 and all(part.mask is None for part in parts):
+            return TextFeatures(pooled=pooled, tokens=torch.cat([part.tokens for part in parts]))
+        tokens, masks = [], []
+        for part in parts:
+            mask = part.mask
+            if mask is None:
+                mask = torch.ones(part.tokens.shape[:2], dtype=torch.bool, device=pooled.device)
+            missing = max(lengths) - part.tokens.shape[1]
+            tokens.append(pad(part.tokens, (0, 0, 0, missing)))
+            masks.append(pad(mask, (0, missing), value=False))
+        return TextFeatures(pooled=pooled, tokens=torch.cat(tokens), mask=torch.cat(masks))
 
 
 @dataclass(frozen=True, slots=True)

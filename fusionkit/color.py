@@ -47,4 +47,5 @@ def recolor(fused_luma: Tensor, visible: Tensor) -> Tensor:
 
 def to_uint8(image: Tensor) -> Tensor:
     """Rounded to 8 bits, half up: what a saved picture holds."""
-    return (image.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
+    # In bfloat16, 255.5 is 256, which wraps to black.
+    return (image.float().clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)

@@ -43,6 +43,8 @@ REPAIRS = (
     "ir-noise",
 )
 """Degradations of the default. Blur is left out: it is not repaired within the default's budget."""
+DESCRIPTIONS = ("fused", "common", "vi")
+"""Kinds of description that come with real pairs, the most useful one first."""
 SMALLEST = 0.0011
 """Share of the picture below which a thing is not asked for."""
 
@@ -226,6 +228,18 @@ class ControlTask:
                     yield self._question(kind, batch, boxes=bool(boxed))
         finally:
             self.crop = crop
+
+    def prompts_for(self, index: int) -> list[str]:
+        """Two prompts worth showing for a pair: its own description first where it has one."""
+        example = self.examples[index]
+        texts = example.pair.texts
+        described = [texts[kind] for kind in DESCRIPTIONS if kind in texts]
+        boxed = [t.label for t in example.pair.things if t.label in NAMES]
+        names = list(dict.fromkeys([*boxed, *example.masks]))
+        if described:
+            names = list(dict.fromkeys([*boxed, *mentioned(described[0]), *names]))
+        asked = [f"highlight the {name}" for name in names]
+        return ([*described[:1], *asked] + [PLAIN[0], PLAIN[1]])[:2]
 
     def _boxed(self, example: Example, generator: torch.Generator) -> Iterator[dict]:
         height, width = example.pair.visible.shape[-2:]

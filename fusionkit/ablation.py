@@ -1,0 +1,459 @@
+"""One question, several arms: train each on the same pairs and seeds, measure, store, compare.
+
+An *arm* is the recipe with one part exchanged. Everything that is not exchanged is shared: pairs,
+samples (a function of the seed), encoder, questions. Finished work is found in the store and not
+done again.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fusionkit import control, devices, store
+from fusionkit.batch import Batch, Fused
+from fusionkit.capture import capture
+from fusionkit.control import CHANCE, Question
+from fusionkit.data import collate
+from fusionkit.errors import BadRequest
+from fusionkit.evaluation import build_metrics, evaluate, facts
+from fusionkit.guides import add_guides
+from fusionkit.methods import Method, build_encoder
+from fusionkit.protocols import Pair
+from fusionkit.recipe import Recipe
+from fusionkit.registry import Registry
+from fusionkit.statistics import interval_nested, paired_difference
+from fusionkit.training import Trained, build_task, train
+
+QUESTION_SEED = 20_240
+"""Seed of the held-out questions: the same for every arm and every seed of training."""
+
+
+class Ablation:
+    """An ablation over one part of a recipe, in one store.
+
+    Args:
+        arms: recipes by name; the first is the baseline, the last the one under study.
+        dataset: name of a data set.
+        data_root: its folder, None where it needs none or is found.
+        image_size: side of generated pairs, or of the shorter side of photographs; None as is.
+        train_pairs, test_pairs: how many pairs at most.
+        questions: held-out questions of each kind.
+        shown: test pairs whose pictures, feature maps and heat maps are kept.
+        prompts: what the shown pairs are asked; None lets the task choose for each.
+        parameters: what goes into the store's attributes.
+    """
+
+    def __init__(
+        self,
+        arms: Mapping[str, Recipe],
+        *,
+        registry: Registry,
+        dataset: str,
+        data_root: str | None,
+        image_size: int | tuple[int, int] | None,
+        train_pairs: int,
+        test_pairs: int,
+        questions: int,
+        shown: int,
+        prompts: Sequence[str] | None,
+        metrics: Sequence[str],
+        seeds: Sequence[int],
+        device: str,
+        precision: str,
+        path: str,
+        resume: bool,
+        parameters: Mapping[str, Any],
+    ) -> None:
+        self.arms, self.registry, self.seeds = dict(arms), registry, list(seeds)
+        self.baseline, self.studied = next(iter(self.arms)), list(self.arms)[-1]
+        self.device, self.precision = devices.pick_device(device), precision
+        self.dtype = devices.pick_precision(precision, self.device)
+        self.dataset, self.metrics, self.resume = dataset, list(metrics), resume
+        if prompts is not None and len(prompts) < 2:
+            raise BadRequest("prompts: give two or more, so that their effects can be compared.")
+        self.prompts, self.count = prompts, questions
+        self._shown = shown
+        self._pairs = {
+            split: registry.create(
+                "dataset", dataset, root=data_root, split=split, count=count, size=image_size
+            )
+            for split, count in (("train", train_pairs), ("test", test_pairs))
+        }
+        recipe = self.arms[self.studied]
+        self.run = store.create_run(
+            path,
+            parameters=parameters,
+            recipe=recipe.describe(),
+            components=components(registry, self.arms.values(), [*metrics], dataset),
+            seed=self.seeds,
+            device=devices.describe(self.device),
+            resume=resume,
+            notebook="ablation",
+        )
+        self.trained: dict[tuple[str, int], Method] = {}
+        self.started = time.perf_counter()
+
+    @classmethod
+    def begin(cls, p: Any) -> "Ablation":
+        """The ablation that a notebook's parameters describe; prints what will be done."""
+        registry = Registry.from_environment()
+        recipe = registry.create("recipe", p.recipe).with_overrides(
+            {
+                "network": p.network,
+                "encoder": p.encoder,
+                "losses": list(p.losses),
+                "steps": p.steps,
+                "batch_size": p.batch_size,
+            }
+        )
+        parameters = p.model_dump(mode="json")
+        bench = cls(
+            arms_of(recipe, p.baseline, p.modulation, p.guides),
+            registry=registry,
+            dataset=p.dataset,
+            data_root=p.data_root,
+            image_size=p.image_size,
+            train_pairs=p.train_pairs,
+            test_pairs=p.test_pairs,
+            questions=p.questions,
+            shown=p.shown,
+            prompts=p.prompts,
+            metrics=p.metrics,
+            seeds=p.seeds,
+            device=p.device,
+            precision=p.precision,
+            path=p.store or default_path(f"ablation-{p.dataset}-{p.modulation}", parameters),
+            resume=p.resume,
+            parameters=parameters,
+        )
+        print(f"arms      {', '.join(bench.arms)}; seeds {', '.join(map(str, bench.seeds))}")
+        print(f"device    {devices.describe(bench.device)}, {str(bench.dtype).removeprefix('torch.')}")
+        print(f"store     {bench.run.path}")
+        return bench
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The encoder that all arms share."""
+        return build_encoder(self.arms[self.studied], self.registry, self.device)
+
+    @cached_property
+    def train_set(self) -> list[Pair]:
+        """Pairs to learn from."""
+        return list(self._pairs["train"])
+
+    @cached_property
+    def test_set(self) -> list[Pair]:
+        """Held-out pairs."""
+        return list(self._pairs["test"])
+
+    @cached_property
+    def shown(self) -> list[Pair]:
+        """The first held-out pairs about which something can be asked."""
+        return [self.test_set[i] for i in self._shown_indices]
+
+    @cached_property
+    def _shown_indices(self) -> list[int]:
+        task = self._test_task
+        best = sorted(range(len(self.test_set)), key=lambda i: -len(task.examples[i].masks))
+        return sorted(best[: self._shown])
+
+    @cached_property
+    def _test_task(self) -> Any:
+        recipe = self.arms[self.baseline]
+        method = Method(recipe, self.registry, device=self.device, encoder=self.encoder)
+        return build_task(method, self.test_set, {"crop": None})
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """Held-out questions, with the maps of every guide that an arm reads."""
+        generator = torch.Generator().manual_seed(QUESTION_SEED)
+        found = list(self._test_task.questions(self.count, generator))
+        if not any(recipe.guides for recipe in self.arms.values()):
+            return found
+        guided = next(r for r in self.arms.values() if r.guides)
+        method = Method(guided, self.registry, device=self.device, encoder=self.encoder)
+        return [
+            Question(
+                q.kind,
+                add_guides(q.first, method.guides),
+                add_guides(q.second, method.guides),
+                q.unrepaired,
+                q.boxes,
+            )
+            for q in found
+        ]
+
+    def train(self, arm: str, seed: int) -> Trained:
+        """Train one arm with one seed, or take up where it was left; history goes to the store."""
+        recipe = self.arms[arm]
+        total = sum(stage.steps for stage in recipe.stages)
+        every = max(1, total // 40)
+        marks = [*range(every, total + 1, every)]
+        marks += [total] if marks[-1] != total else []
+        declared = False
+        checkpoint = self.checkpoint(arm, seed)
+
+        def log(step: int, terms: Mapping[str, float]) -> None:
+            nonlocal declared
+            if not declared:
+                self.run.declare_history(list(self.arms), self.seeds, marks, list(terms))
+                declared = True
+            self.run.put_history(arm, seed, marks.index(step), terms)
+            self.run.progress(f"{arm}, seed {seed}: step {step} of {total}")
+
+        result = train(
+            recipe,
+            self.train_set,
+            registry=self.registry,
+            seed=seed,
+            device=str(self.device),
+            precision=self.precision,
+            encoder=self.encoder,
+            checkpoint=checkpoint,
+            resume=self.resume,
+            log=log,
+            log_every=every,
+            label=f"{arm}, seed {seed}",
+        )
+        for step, terms in result.history.items():  # what an earlier process had logged
+            log(step, terms)
+        self.run.flush()
+        self.trained[arm, seed] = result.method
+        return result
+
+    def measure(self, arm: str, seed: int) -> None:
+        """Text control of a trained arm on the held-out questions; stored per scene."""
+        if self.run.has_control(arm, seed):
+            return
+        found = control.measure(self.trained[arm, seed], self.questions)
+        scenes = max(len(values) for values in found.values())
+        self.run.declare_control(list(self.arms), self.seeds, scenes)
+        self.run.put_control(
+            arm,
+            seed,
+            {
+                name: np.pad(
+                    values.double().numpy(), (0, scenes - len(values)), constant_values=np.nan
+                )
+                for name, values in found.items()
+            },
+        )
+
+    def score(self) -> pd.DataFrame:
+        """Metrics of plain fusion over every held-out pair, for the first and the last arm."""
+        built = build_metrics(self.metrics, registry=self.registry, encoder=self.encoder)
+        self.run.declare_metrics({name: facts(metric) for name, metric in built.items()})
+        self._declare_pairs()
+        tables = {}
+        for variable, arm in (("score", self.studied), ("baseline", self.baseline)):
+            method = self.trained[arm, self.seeds[0]]
+            rows = {}
+            for group in _of_one_size(self.test_set):
+                batch = _batch(group, method.recipe.default_text)
+                found = evaluate(
+                    method(batch).image.cpu(), batch.infrared, batch.visible, list(built.values())
+                )
+                for i, pair in enumerate(group):
+                    values = zip(self.metrics, found.values(), strict=True)
+                    rows[pair.name] = {name: float(value[i]) for name, value in values}
+            for name, row in rows.items():
+                self.run.put_scores(variable, name, row)
+            tables[arm] = pd.DataFrame.from_dict(rows, orient="index")
+        return pd.concat(tables, axis=1)
+
+    def keep(self) -> None:
+        """Pictures, feature maps and heat maps of the shown pairs under their prompts."""
+        self._declare_pairs()
+        guide_maker = self._heat_maps
+        for index in self._shown_indices:
+            pair = self.test_set[index]
+            prompts = list(self.prompts or self._test_task.prompts_for(index))
+            method, baseline = (self.trained[a, self.seeds[0]] for a in (self.studied, self.baseline))
+            batch = _batch([pair], prompts[0])
+            other = batch.replace(prompts=(prompts[1],))
+            plain = batch.replace(prompts=(method.recipe.default_text,))
+            self.run.put_image("ir", pair.name, pair.infrared.numpy())
+            self.run.put_image("vi", pair.name, pair.visible.numpy())
+            self.run.put_image("fused_baseline", pair.name, _numpy(baseline(batch)))
+            self.run.put_image("fused_plain", pair.name, _numpy(method(plain)))
+            self.run.put_image("fused_other", pair.name, _numpy(method(other)))
+            with capture(method.network) as maps:
+                fused = method(batch)
+            for layer, values in maps.items():
+                self.run.put_features(layer, pair.name, values[0].float().cpu().numpy())
+            if guide_maker is not None:
+                several = Batch(
+                    visible=batch.visible.expand(len(prompts), -1, -1, -1),
+                    infrared=batch.infrared.expand(len(prompts), -1, -1, -1),
+                    prompts=tuple(prompts),
+                )
+                for name, drawn in guide_maker(several).items():
+                    self.run.put_heatmaps(name, pair.name, drawn[:, 0].float().cpu().numpy(), prompts)
+            self.run.put_image("fused", pair.name, _numpy(fused))
+
+    def table(self) -> pd.DataFrame:
+        """The ablation table: mean and 95 % interval over seeds and scenes, read from the store."""
+        tree = store.open_run(self.run.path)
+        return control_table(tree, list(self.arms), self.seeds)
+
+    def verdict(self) -> str:
+        """The result in one line; it also becomes the store's ``result``."""
+        tree = store.open_run(self.run.path)
+        line = verdict(tree, self.baseline, self.studied, self.seeds)
+        self.run.note(result=line)
+        return line
+
+    def scope(self) -> str:
+        """An honest line about what this run can and cannot show."""
+        said = [
+            f"{len(self.train_set)} training and {len(self.test_set)} held-out pairs of "
+            f"{self.dataset!r}, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, "
+            f"encoder {self.arms[self.studied].encoder.name!r}."
+        ]
+        if any(pair.masks for pair in self.test_set):
+            said.append(
+                "These scenes are rendered: the result shows that the machinery works and how the "
+                "scheme compares with others under equal conditions. It says nothing about "
+                "photographs; for those, train on photographs with an encoder trained on them."
+            )
+        else:
+            said.append(
+                "These are photographs without masks: in training, a thing is where the encoder's "
+                "heat map says it is, so the network can be no better than the encoder. "
+                + (
+                    "The highlight measures above use boxes drawn by hand as truth."
+                    if any(q.boxes for q in self.questions)
+                    else "No boxes are known here, so the highlight measures use the same heat "
+                    "maps as truth and only tell whether the network follows its guide."
+                )
+            )
+        if len(self.seeds) < 3:
+            said.append("Fewer than three seeds: the luck of one training run is not covered.")
+        return "\n".join(said)
+
+    def checkpoint(self, arm: str, seed: int) -> Path:
+        """Where the weights of one arm and seed are kept: beside the store."""
+        local = self.run.path if "://" not in self.run.path else f"runs/{Path(self.run.path).name}"
+        return Path(f"{local}.checkpoints") / f"{arm}-seed{seed}.pt"
+
+    @cached_property
+    def _heat_maps(self) -> Any:
+        if not hasattr(self.encoder, "heatmap"):
+            return None
+        return self.registry.create("guide", "heatmap", encoder=self.encoder)
+
+    def _declare_pairs(self) -> None:
+        sizes = [tuple(p.visible.shape[-2:]) for p in self.test_set]
+        height, width = (max(s[axis] for s in sizes) for axis in (0, 1))
+        self.run.declare_pairs([p.name for p in self.test_set], height, width, sizes)
+
+
+def control_table(tree: Any, arms: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+    """Measures of text control from a stored run: one row an arm, ``mean [low, high]``.
+
+    The interval is a 95 % bootstrap over seeds and scenes together.
+    """
+    group = tree["control"]
+    names = control.order([n for n in group.data_vars if f"{n}_scene" in group.data_vars])
+    rows = {}
+    for arm in arms:
+        row = {}
+        for name in names:
+            values = group[f"{name}_scene"].sel(arm=arm, seed=list(seeds)).values
+            defined = values[:, ~np.isnan(values).all(0)]
+            low_high = interval_nested(defined)
+            row[name] = f"{low_high.mean:.3f} [{low_high.low:.3f}, {low_high.high:.3f}]"
+        rows[arm] = row
+    rows["chance"] = {n: f"{CHANCE[n]:.1f}" if n in CHANCE else "" for n in names}
+    return pd.DataFrame(rows).T
+
+
+def verdict(tree: Any, baseline: str, arm: str, seeds: Sequence[int]) -> str:
+    """Whether the words mattered, in one line, with the number that says so."""
+    values = tree["control"]["named_right_scene"]
+    a, b = (values.sel(arm=name, seed=list(seeds)).mean("seed").values for name in (arm, baseline))
+    difference = paired_difference(a, b)
+    low, high = difference.interval.low, difference.interval.high
+    matters = low > 0
+    return (
+        f"{arm}: the text {'controls' if matters else 'does not control'} the result: it is nearer "
+        f"to what was asked for in {np.nanmean(a):.0%} of the cases ({baseline}: {np.nanmean(b):.0%}, "
+        f"difference {difference.mean:+.3f} [{low:+.3f}, {high:+.3f}], p = {difference.p:.1g})"
+    )
+
+
+def arms_of(
+    recipe: Recipe, baseline: str, modulation: str, guides: Sequence[str]
+) -> dict[str, Recipe]:
+    """The baseline, the scheme, and the scheme with guides at the network's input where asked."""
+    arms = {
+        name: recipe.with_overrides({"modulation": name, "guides": []})
+        for name in dict.fromkeys((baseline, modulation))
+    }
+    if guides:
+        arms[f"{modulation}+{'+'.join(guides)}"] = recipe.with_overrides(
+            {
+                "modulation": modulation,
+                "guides": list(guides),
+                "network.options.guides": list(guides),
+            }
+        )
+    return arms
+
+
+def components(
+    registry: Registry, recipes: Any, metrics: Sequence[str], dataset: str
+) -> dict[str, Any]:
+    """Who made what: plugin and version of every component that takes part."""
+    used = {("dataset", dataset)} | {("metric", name) for name in metrics}
+    for recipe in recipes:
+        for kind in ("network", "modulation", "encoder"):
+            if (part := getattr(recipe, kind)) is not None:
+                used.add((kind, part.name))
+        used |= {("guide", part.name) for part in recipe.guides}
+        used |= {("loss", part.name) for part in recipe.losses}
+    return {f"{kind}:{name}": registry.provenance(kind, name) for kind, name in sorted(used)}
+
+
+def default_path(stem: str, parameters: Mapping[str, Any]) -> str:
+    """Where a run goes when nothing is said: under ``runs``, named by what it does.
+
+    The same parameters give the same path, so a repeated run resumes, and others never collide.
+    Beside the notebooks' folder when the process works in it.
+    """
+    what = {k: v for k, v in parameters.items() if k not in ("store", "resume", "device")}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+    here = Path.cwd()
+    base = here.parent if here.name == "notebooks" else here
+    return str(base / "runs" / f"{stem}-{digest[:6]}.zarr")
+
+
+def _batch(pairs: Sequence[Pair], prompt: str) -> Batch:
+    batch = collate(pairs)
+    return Batch(
+        visible=batch.visible,
+        infrared=batch.infrared,
+        prompts=(prompt,) * len(pairs),
+        names=batch.names,
+    )
+
+
+def _of_one_size(pairs: Sequence[Pair], most: int = 32) -> Iterator[list[Pair]]:
+    """The pairs in groups that can be stacked."""
+    for _, group in groupby(pairs, key=lambda p: p.visible.shape):
+        while part := list(islice(group, most)):
+            yield part
+
+
+def _numpy(fused: Fused) -> np.ndarray:
+    return fused.image[0].float().cpu().numpy()

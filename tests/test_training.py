@@ -1,0 +1,333 @@
+"""The loop, on a toy: a network of one convolution that learns to brighten."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from fusionkit import methods, training
+from fusionkit.batch import Batch, Fused
+from fusionkit.errors import BadRequest, Interrupted, MissingWeights, TrainingDiverged
+from fusionkit.recipe import Recipe, Stage
+from fusionkit.registry import Registry
+from fusionkit.testing import TinyEncoder, install, tiny_pairs
+
+
+class Dial(nn.Module):
+    """Mean of the pictures times a number, plus what the text says."""
+
+    modulation_points = ("only",)
+    multiple_of = 4
+    layers = ("mix",)
+
+    def __init__(self, *, modulation=None, text_dim=None):
+        super().__init__()
+        self.mix = nn.Conv2d(4, 3, 1)
+        self.say = nn.Linear(text_dim, 3) if text_dim else None
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, batch):
+        x = self.mix(self.drop(torch.cat([batch.visible, batch.infrared], 1)))
+        if self.say is not None:
+            x = x + self.say(batch.text.pooled)[..., None, None]
+        return Fused(image=x, maps={})
+
+
+class NoPoint(Dial):
+    modulation_points = ()
+
+
+class Brighten:
+    prompts = ("brighter", "darker")
+
+    def __init__(self, *, pairs, registry, encoder, guides, crop, poison_at=None):
+        self.pairs = pairs
+        self.poison_at = poison_at
+
+    def sample(self, count, generator):
+        rows = torch.randint(len(self.pairs), (count,), generator=generator)
+        words = torch.randint(2, (count,), generator=generator)
+        visible = torch.stack([self.pairs[i].visible for i in rows])
+        target = visible + torch.where(words == 0, 0.2, -0.2)[:, None, None, None]
+        if self.poison_at is not None and generator.initial_seed() >= self.poison_at * 7919:
+            target = target * math.nan
+        return Batch(
+            visible=visible,
+            infrared=torch.stack([self.pairs[i].infrared for i in rows]),
+            prompts=tuple(self.prompts[w] for w in words),
+            targets={"fused": target},
+        )
+
+
+class Distance:
+    def __call__(self, batch, fused):
+        return {"distance": (fused.image - batch.targets["fused"]).abs().mean()}
+
+
+def toy_registry():
+    registry = Registry()
+    install(
+        registry,
+        "toy",
+        network={"dial": Dial, "no-point": NoPoint},
+        loss={"distance": Distance},
+        encoder={"tiny": TinyEncoder},
+        modulation={"any": Dial},
+    )
+    return registry
+
+
+def toy_recipe():
+    return Recipe(
+        name="toy",
+        network="dial",
+        encoder="tiny",
+        losses=("distance",),
+        weights={"distance": 2.0},
+        stages=(Stage(steps=40, batch_size=8, learning_rate=0.05),),
+        task=Brighten,
+        default_text="brighter",
+    )
+
+
+@pytest.fixture
+def registry():
+    return toy_registry()
+
+
+@pytest.fixture
+def recipe():
+    return toy_recipe()
+
+
+def run(recipe, registry, **options):
+    options = {"device": "cpu", "precision": "float32", "log_every": 5, **options}
+    return training.train(recipe, tiny_pairs(4), registry=registry, **options)
+
+
+def weights(trained):
+    return torch.cat([p.detach().flatten() for p in trained.method.network.parameters()])
+
+
+def test_the_loss_falls_and_the_total_is_weighted(recipe, registry):
+    history = run(recipe, registry).history
+    assert list(history) == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert history[40]["distance"] < 0.6 * history[5]["distance"]
+    assert history[40]["total"] == pytest.approx(2 * history[40]["distance"])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(recipe, registry):
+    a, b, c = (weights(run(recipe, registry, seed=s)) for s in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.allclose(a, c)
+
+
+def test_a_stopped_run_resumes_to_the_very_same_weights(recipe, registry, tmp_path):
+    whole = run(recipe, registry)
+    file = tmp_path / "half.pt"
+
+    def stop_once(step, terms):
+        if step == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=r"SIGTERM after 1\d of 40 steps.*half.pt"):
+        run(recipe, registry, checkpoint=file, log=stop_once)
+    resumed = run(recipe, registry, checkpoint=file)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert resumed.history == whole.history
+
+
+def test_a_killed_process_leaves_a_checkpoint_that_resumes_exactly(recipe, registry, tmp_path):
+    """SIGKILL gives no chance to save: what was written before must do."""
+    file = tmp_path / "killed.pt"
+    code = f"""
+        import os, signal, sys
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        import test_training as t
+        registry, recipe = t.toy_registry(), t.toy_recipe()
+        def kill(step, terms):
+            if step == 25:
+                os.kill(os.getpid(), signal.SIGKILL)
+        t.run(recipe, registry, checkpoint={str(file)!r}, log=kill, save_seconds=0)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert file.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["killed.pt"]
+    assert torch.equal(
+        weights(run(recipe, registry, checkpoint=file)), weights(run(recipe, registry))
+    )
+
+
+def test_a_finished_run_is_not_trained_again(recipe, registry, tmp_path):
+    file = tmp_path / "done.pt"
+    first = run(recipe, registry, checkpoint=file)
+    again = run(recipe, registry, checkpoint=file, log=lambda *_: pytest.fail("trained again"))
+    assert torch.equal(weights(first), weights(again))
+    assert again.history == first.history
+
+
+def test_a_checkpoint_of_another_run_is_refused(recipe, registry, tmp_path):
+    file = tmp_path / "other.pt"
+    run(recipe, registry, checkpoint=file)
+    with pytest.raises(BadRequest, match="other settings"):
+        run(recipe.with_overrides({"learning_rate": 0.01}), registry, checkpoint=file)
+    with pytest.raises(BadRequest, match="other settings"):
+        run(recipe, registry, checkpoint=file, seed=3)
+    run(recipe, registry, checkpoint=file, seed=3, resume=False)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state(
+    recipe, registry, tmp_path
+):
+    file = tmp_path / "nan.pt"
+    poisoned = recipe.with_overrides({"task_options.poison_at": 22})
+    with pytest.raises(TrainingDiverged, match=r"distance.*by step 25.*learning rate.*nan.pt"):
+        run(poisoned, registry, checkpoint=file, save_seconds=0)
+    kept = methods.load_checkpoint(file)
+    assert kept["training"]["step"] == 20
+    assert all(torch.isfinite(v).all() for v in kept["network"].values())
+
+
+def test_stages_follow_each_other_and_may_freeze_parameters(recipe, registry):
+    staged = recipe.with_overrides({"stages": [
+        {"name": "text", "steps": 5, "batch_size": 8, "trainable": ["say.*"]},
+        {"name": "all", "steps": 5, "batch_size": 8, "weights": {"distance": 3.0}},
+    ]})  # fmt: skip
+    torch.manual_seed(0)
+    start = methods.Method(staged, registry, encoder=TinyEncoder()).network.mix.weight.clone()
+    only_text = recipe.with_overrides({"stages": [
+        {"name": "text", "steps": 5, "batch_size": 8, "trainable": ["say.*"]},
+    ]})  # fmt: skip
+    trained = run(only_text, registry, encoder=TinyEncoder()).method.network
+    assert torch.equal(trained.mix.weight, start)
+    history = run(staged, registry).history
+    assert history[10]["total"] == pytest.approx(3 * history[10]["distance"])
+
+
+def test_a_stage_that_trains_nothing_is_refused(recipe, registry):
+    with pytest.raises(BadRequest, match="no parameter matches"):
+        run(recipe.with_overrides({"trainable": ["nothing.*"]}), registry)
+
+
+def test_a_weight_without_a_term_is_refused(recipe, registry):
+    with pytest.raises(BadRequest, match=r"\['distnace'\].*\['distance'\]"):
+        run(recipe.with_overrides({"weights": {"distnace": 1.0}}), registry)
+
+
+def test_a_recipe_may_bring_its_own_objective(recipe, registry):
+    def step(network, batch, losses):
+        return {"own": network(batch).image.square().mean()}
+
+    own = recipe.model_copy(update={"step": step, "weights": {}, "losses": ()})
+    assert set(run(own, registry).history[40]) >= {"own", "total"}
+
+
+def test_no_pairs_and_unknown_devices_are_refused(recipe, registry):
+    with pytest.raises(BadRequest, match="no pair"):
+        training.train(recipe, [], registry=registry)
+    with pytest.raises(BadRequest, match="'gpu' is no device"):
+        run(recipe, registry, device="gpu")
+    with pytest.raises(BadRequest, match="'half' is no precision"):
+        run(recipe, registry, precision="half")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_asking_for_a_gpu_that_is_not_there_says_so(recipe, registry):
+    with pytest.raises(BadRequest, match="no usable GPU"):
+        run(recipe, registry, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_same_code_trains_on_a_gpu(recipe, registry):
+    history = run(recipe, registry, device="cuda", precision="auto").history
+    assert history[40]["distance"] < 0.6 * history[5]["distance"]
+
+
+# -- methods ------------------------------------------------------------------------------------
+
+
+def test_a_saved_method_fuses_as_before(recipe, registry, tmp_path):
+    install(registry, "recipes", recipe={"toy": lambda: recipe})
+    file = tmp_path / "toy.pt"
+    trained = run(recipe, registry, checkpoint=file).method
+    again = methods.load_method("toy", file, device="cpu", precision="float32", registry=registry)
+    pair = tiny_pairs(1, (21, 30))[0]
+    for words in (None, "darker", ["brighter"]):
+        ours = trained.fuse(pair.infrared[None], pair.visible[None], words)
+        assert ours.shape == (1, 3, 21, 30)
+        assert 0 <= ours.min() and ours.max() <= 1
+        theirs = again.fuse(pair.infrared[None], pair.visible[None], words)
+        torch.testing.assert_close(ours, theirs)
+    brighter, darker = (
+        again.fuse(pair.infrared[None], pair.visible[None], w).mean() for w in ("brighter", "darker")
+    )
+    assert brighter > darker
+
+
+def test_missing_weights_say_how_to_get_them(recipe, registry, tmp_path):
+    install(registry, "recipes", recipe={"toy": lambda: recipe})
+    with pytest.raises(MissingWeights, match="fusionkit train toy"):
+        methods.load_method("toy", registry=registry)
+    with pytest.raises(MissingWeights, match="nowhere.pt"):
+        methods.load_method("toy", tmp_path / "nowhere.pt", registry=registry)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(recipe, registry, tmp_path):
+    install(registry, "recipes", recipe={"toy": lambda: recipe})
+    file = tmp_path / "toy.pt"
+    run(recipe, registry, checkpoint=file)
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(BadRequest, match=r"cut.pt cannot be read"):
+        methods.load_method("toy", cut, registry=registry)
+    foreign = tmp_path / "foreign.pt"
+    torch.save({"weight": torch.zeros(2)}, foreign)
+    with pytest.raises(BadRequest, match="no fusionkit checkpoint"):
+        methods.load_method("toy", foreign, registry=registry)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(recipe, registry, tmp_path, monkeypatch):
+    file = tmp_path / "toy.pt"
+    run(recipe, registry, checkpoint=file)
+    before = file.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match=r"cannot write .*toy.pt: .*No space left.*is kept"):
+        methods.save_atomic({"a": 1}, file)
+    assert file.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["toy.pt"]
+
+
+def test_a_network_without_a_text_point_refuses_a_modulation(recipe, registry):
+    with pytest.raises(BadRequest, match="no point at which text meets features"):
+        run(recipe.with_overrides({"network": "no-point", "modulation": "any"}), registry)
+
+
+@pytest.mark.parametrize(
+    ("ir", "vi", "text", "message"),
+    [
+        (torch.rand(1, 1, 8, 8), torch.rand(1, 3, 8, 9), None, "one size"),
+        (torch.rand(1, 2, 8, 8), torch.rand(1, 3, 8, 8), None, r"1 or 3, H, W"),
+        (torch.rand(1, 8, 8), torch.rand(1, 3, 8, 8), None, r"1 or 3, H, W"),
+        (torch.full((1, 1, 8, 8), math.nan), torch.rand(1, 3, 8, 8), None, "NaN"),
+        (torch.rand(1, 1, 8, 8) * 255, torch.rand(1, 3, 8, 8), None, r"not in \[0, 1\]"),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.rand(1, 3, 8, 8), None, "uint8"),
+        (torch.rand(1, 1, 8, 8), torch.rand(1, 3, 8, 8), ["a", "b"], "2 prompts for 1 pairs"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused_with_the_reason(
+    recipe, registry, ir, vi, text, message
+):
+    method = methods.Method(recipe, registry)
+    with pytest.raises(BadRequest, match=message):
+        method.fuse(ir, vi, text)
