@@ -271,6 +271,15 @@ class OpenClip:
                 patches = self.tower.patches(self._whole(image))
         return ImageFeatures(pooled=pooled.float(), patches=patches.float())
 
+    def embed_image(self, image: Tensor) -> Tensor:
+        """``pooled`` of :meth:`encode_image` alone, ``(B, D)``: one pass whatever the shape.
+
+        For losses over many crops, which have no use for patches.
+        """
+        image = self._checked(image)
+        with self._own_precision():
+            return self.tower.pooled(self._fit(image)).float()
+
     def heatmap(self, prompts: Sequence[str], image: Tensor) -> Tensor:
         """How much more each place looks like the prompt than like anything: ``(B, 1, H, W)``.
 
@@ -292,20 +301,27 @@ class OpenClip:
         scores = self._scores(prompts, image)  # B P h w
         if len(prompts) > 1:
             scores = scores[torch.arange(len(image)), torch.arange(len(image))][:, None]
-        return interpolate(scores, image.shape[-2:], mode="bilinear", align_corners=False)
+        return _enlarged(scores, image)
+
+    def heatmaps(self, prompts: Sequence[str], image: Tensor, *, full_size: bool = True) -> Tensor:
+        """Every prompt over every picture, ``(B, P, H, W)`` in [0, 1], one pass per picture.
+
+        Values as in :meth:`heatmap`; at the patches' own grid when ``full_size`` is false.
+        """
+        scores = self._scores(_prompts(prompts), self._checked(image))
+        if full_size:
+            scores = _enlarged(scores, image)
+        return scores
 
     def heatmap_grid(self, prompts: Sequence[str], image: Tensor) -> Tensor:
-        """Every prompt over every picture, ``(B, P, h, w)``, at the patches' own grid.
-
-        The values of :meth:`heatmap` before interpolation, with one pass per picture.
-        """
-        return self._scores(_prompts(prompts), self._checked(image))
+        """:meth:`heatmaps` at the patches' own grid, ``(B, P, h, w)``."""
+        return self.heatmaps(prompts, image, full_size=False)
 
     def _scores(self, prompts: list[str], image: Tensor) -> Tensor:
         if self.tower.dense == "none":
             raise BadRequest(
-                f"{self.description} was built without patch features, so it draws no heat map; "
-                "build it with dense='value', or name another encoder for heat maps."
+                f"{self.description} has no patch features here, so it draws no heat map: ViT and "
+                "RN architectures have them, built without dense='none'."
             )
         if not self.background:
             raise BadRequest("a heat map needs background prompts to compare with; there are none.")
@@ -420,6 +436,10 @@ def _project_tokens(text: nn.Module, states: Tensor) -> Tensor:
     if projection is None:
         return states
     return projection(states) if isinstance(projection, nn.Linear) else states @ projection
+
+
+def _enlarged(scores: Tensor, image: Tensor) -> Tensor:
+    return interpolate(scores, image.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _prompts(prompts: Sequence[str]) -> list[str]:

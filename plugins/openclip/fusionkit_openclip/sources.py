@@ -88,7 +88,7 @@ def find(
     model = str(model)
     if model.startswith(HUB):
         return _from_hub(model, cache_dir)
-    if model.startswith(LOCAL) or Path(model).is_dir():
+    if model.startswith((LOCAL, "/", ".", "~")) or Path(model, CONFIG_FILE).is_file():
         return _from_folder(Path(model.removeprefix(LOCAL)).expanduser())
     model, _, tag = model.partition(":")
     model = _known_architecture(model)

@@ -200,6 +200,7 @@ def test_one_pass_and_two_passes_agree(encoder):
     seen = encoder.preprocess.fit(image)
     torch.testing.assert_close(both.pooled, encoder.tower.pooled(seen))
     torch.testing.assert_close(both.patches, encoder.tower.patches(seen))
+    torch.testing.assert_close(both.pooled, encoder.embed_image(image))
 
 
 def test_interpolated_positions_are_those_of_a_model_loaded_at_that_size(encoder, tmp_path):
@@ -333,7 +334,7 @@ def test_without_patches_one_cell_covers_the_picture_and_heat_maps_are_refused()
     features = pooled_only.encode_image(pictures(2, 3, 40, 64))
     torch.testing.assert_close(features.patches[:, :, 0, 0], features.pooled)
     assert features.patches.shape == (2, 48, 1, 1)
-    with pytest.raises(BadRequest, match="dense='value'"):
+    with pytest.raises(BadRequest, match="draws no heat map"):
         pooled_only.heatmap(["a car"], pictures(1, 3, 64, 64))
 
 
@@ -366,6 +367,8 @@ def test_heat_map_grid_holds_every_prompt_for_every_picture(encoder):
     grid = encoder.heatmap_grid(["a car", "a tree", "sky"], image)
     assert grid.shape == (2, 3, 4, 6)
     torch.testing.assert_close(grid[:, 1:2], encoder.heatmap_grid(["a tree"], image))
+    full = encoder.heatmaps(["a car", "a tree", "sky"], image)
+    torch.testing.assert_close(full[:, 2:], encoder.heatmap(["sky"], image))
 
 
 def test_the_background_is_the_users_choice_and_never_the_prompt_itself(encoder):
@@ -553,6 +556,14 @@ def test_an_unknown_architecture_is_answered_with_the_nearest_name():
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_is_not_there_is_named_as_a_folder(tmp_path):
+    for model in (f"local-dir:{tmp_path}/clip", f"{tmp_path}/clip", "./clip"):
+        with pytest.raises(MissingWeights, match="there is no folder"):
+            find(model, "openai")
+    with pytest.raises(MissingWeights, match=r"no open_clip_config\.json"):
+        find(str(tmp_path), None)
+
+
 def test_an_unknown_tag_is_answered_with_the_tags_there_are():
     with pytest.raises(BadRequest, match=r"Did you mean 'openai'.*Available: .*laion400m_e32"):
         OpenClip(pretrained="openia")
@@ -682,11 +693,29 @@ def seeded_weights(shapes):
         yield name, torch.as_tensor(numpy.asarray(normal, "float32"))
 
 
-def test_text_embeddings_equal_those_the_ldfusion_reference_works_with(tmp_path):
-    """A two-layer CLIP of 64 numbers; first eight of each sentence, tokenizer included.
+def seeded_picture(name, shape):
+    """A sum of six waves a plane, each plane stretched to [0, 1], as the golden values saw it."""
+    stream = numpy.random.RandomState(zlib.crc32(f"image:{name}".encode()))
+    height, width = shape[-2:]
+    y, x = numpy.mgrid[0:height, 0:width].astype(float)
+    planes = []
+    for _ in range(int(numpy.prod(shape[:-2]))):
+        plane = numpy.zeros((height, width))
+        for _ in range(6):
+            down, across = stream.uniform(0.5, 12, 2)
+            phase, weight = stream.uniform(0, 2 * numpy.pi), stream.uniform(0.2, 1)
+            waves = down * y / height + across * x / width
+            plane += weight * numpy.sin(2 * numpy.pi * waves + phase)
+        plane -= plane.min()
+        planes.append(plane / plane.max())
+    return torch.as_tensor(numpy.reshape(planes, shape).astype("float32"))
 
-    Origin: the text side of LDFusion's published trainer (wyhlaowang/LDFusion, src/trainer.py)
-    run on this seeded network with open_clip's CLIP class.
+
+def test_embeddings_equal_those_the_ldfusion_reference_works_with(tmp_path):
+    """A two-layer CLIP of 64 numbers: the first eight of three sentences and two pictures.
+
+    Origin: LDFusion's published trainer (wyhlaowang/LDFusion, src/trainer.py) on this seeded
+    network; tokenizer, both towers, and its own way to prepare pictures are part of it.
     """
     config = {
         "embed_dim": 64,
@@ -704,11 +733,18 @@ def test_text_embeddings_equal_those_the_ldfusion_reference_works_with(tmp_path)
     path = tmp_path / "seeded.pt"
     torch.save(dict(seeded_weights({f"clip.{k}": v for k, v in shapes.items()})), path)
     encoder = OpenClip(
-        config={"model_cfg": config, "preprocess_cfg": {"mean": [0] * 3, "std": [1] * 3}},
+        config=config,
         pretrained=str(path),
+        preprocess={
+            "mean": (0.48145466, 0.4578275, 0.40821073),
+            "std": (0.26862954, 0.26130258, 0.27577711),
+            "resize_mode": "squash",
+            "interpolation": "bilinear",
+            "antialias": False,
+        },
         device="cpu",
     )
-    golden = {
+    sentences = {
         "a visible gray image": "0.5513166 -0.5018210 0.5879595 -0.6673087 "
         "0.4174965 -0.4546735 -0.8936119 -0.4560186",
         "an infrared image": "0.1945550 -0.5889713 0.5170636 -0.5919363 "
@@ -716,6 +752,18 @@ def test_text_embeddings_equal_those_the_ldfusion_reference_works_with(tmp_path)
         "a clear image with detailed background and salient objects": "0.2283237 -1.0279508 "
         "0.7677022 -0.7626963 0.7067778 -0.7042145 -1.0203521 -0.5261787",
     }
-    expected = torch.tensor([[float(v) for v in row.split()] for row in golden.values()])
-    found = encoder.encode_text(list(golden)).pooled[:, :8]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    found = encoder.encode_text(list(sentences)).pooled[:, :8]
+    torch.testing.assert_close(found, numbers(sentences.values()), rtol=1e-4, atol=1e-5)
+    photographs = {
+        "ldfusion/tiny/vis": "0.7680158 -1.1422787 0.6436397 0.3456159 "
+        "-0.7984554 0.8155184 0.8335019 1.0897528",
+        "ldfusion/tiny/ir": "-0.0178479 -1.3814393 0.9534710 -0.1966578 "
+        "-0.4455226 0.5209596 0.7953976 1.6654592",
+    }
+    images = torch.cat([seeded_picture(name, (2, 1, 64, 80))[:1] for name in photographs])
+    found = encoder.encode_image(images).pooled[:, :8]
+    torch.testing.assert_close(found, numbers(photographs.values()), rtol=1e-4, atol=1e-5)
+
+
+def numbers(rows):
+    return torch.tensor([[float(value) for value in row.split()] for row in rows])
