@@ -1,6 +1,7 @@
 """The encoder over small random networks; no trained weights, no network."""
 
 import ast
+import hashlib
 import inspect
 import json
 import logging
@@ -18,6 +19,7 @@ from fusionkit_openclip.sources import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     MissingWeights,
+    _openai_cache,
     _preprocess_of_file,
     _same,
     find,
@@ -522,6 +524,34 @@ def test_weights_in_the_folder_of_the_machine_are_found_by_tag(offline, monkeypa
     assert source.preprocess["interpolation"] == "bicubic"  # what the folder leaves out: the tag
     with pytest.raises(BadRequest, match="holds ViT-B-16-quickgelu, not ViT-B-32-quickgelu"):
         find("ViT-B-32-quickgelu", str(folder), **offline)
+
+
+def test_weights_in_the_hubs_cache_need_no_network(offline, monkeypatch, tmp_path):
+    path = tmp_path / WEIGHTS_FILE
+    asked = []
+
+    def cached(repository, name, cache_dir):
+        asked.append((repository, name, cache_dir))
+        return str(path) if name == WEIGHTS_FILE else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    source = find("ViT-B-32-quickgelu", "openai", **offline)
+    assert source.checkpoint == path
+    assert asked == [("timm/vit_base_patch32_clip_224.openai", WEIGHTS_FILE, offline["cache_dir"])]
+
+
+def test_a_file_of_openais_own_package_is_used_when_it_is_undamaged(offline, tmp_path):
+    folder = tmp_path / ".cache" / "clip"
+    folder.mkdir(parents=True)
+    (folder / "ViT-B-32.pt").write_bytes(b"weights")
+    right = hashlib.sha256(b"weights").hexdigest()
+    assert _openai_cache(f"https://host/clip/models/{right}/ViT-B-32.pt", None) == (
+        folder / "ViT-B-32.pt"
+    )
+    wrong = hashlib.sha256(b"other").hexdigest()
+    assert _openai_cache(f"https://host/clip/models/{wrong}/ViT-B-32.pt", None) is None
+    assert _openai_cache(f"https://host/clip/models/{right}/ViT-B-16.pt", None) is None
+    assert _openai_cache("", None) is None
 
 
 def test_a_bare_file_gets_the_normalisation_its_architecture_is_known_for(tmp_path):
