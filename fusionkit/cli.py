@@ -131,7 +131,7 @@ def fuse(ir: str, vi: str, output: str, **options: Any) -> None:
 
     Any size; the colour of VI is kept.
     """
-    from fusionkit.methods import fuse_files
+    from fusionkit.fusing import fuse_files
 
     fuse_files(ir, vi, output, progress=click.echo, **_given(**options))
 
@@ -201,15 +201,31 @@ def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _outline(facts: Any, depth: int = 0) -> str:
-    """Nested facts as indented lines."""
+FIRST = ("path", "status", "notice", "command", "contents", "parameters")
+"""What a reader of a run asks first; the rest follows in the order of the store."""
+
+
+def _outline(facts: dict[str, Any], depth: int = 0) -> str:
+    """Nested facts as indented lines, a group on one line where it fits."""
     lines = []
-    for name, value in facts.items():
-        start = f"{'  ' * depth}{name}:"
-        if isinstance(value, dict) and value:
+    for name in sorted(facts, key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST)):
+        value, start = facts[name], f"{'  ' * depth}{name}:"
+        short = f"{start} {_short(value)}".rstrip()
+        if isinstance(value, dict) and (len(short) > 100 or _is_deep(value)):
             lines += [start, _outline(value, depth + 1)]
-        elif isinstance(value, (list, tuple)):
-            lines.append(f"{start} {', '.join(map(str, value))}".rstrip())
         else:
-            lines.append(f"{start} {'' if value is None else value}".rstrip())
+            lines.append(short)
     return "\n".join(lines)
+
+
+def _is_deep(value: dict[str, Any]) -> bool:
+    return any(isinstance(inner, dict) and inner for inner in value.values())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(inner)}".rstrip() for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        head = " ".join(map(str, value[:6]))
+        return head if len(value) <= 6 else f"{head} ... ({len(value)} in all)"
+    return "none" if value is None else str(value)

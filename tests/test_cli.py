@@ -73,8 +73,6 @@ def test_help_and_wrong_requests_never_wait_for_torch(words, status, tmp_path):
     left, modules = imported_by(*words)
     assert left == status
     heavy = {"torch", "torchvision", "open_clip", "xarray", "zarr", "pandas", "matplotlib", "scipy"}
-    if words[0] == "info":
-        heavy -= {"xarray", "zarr", "pandas", "scipy"}
     assert not heavy & modules
 
 
@@ -203,3 +201,34 @@ def test_fuse_hands_over_only_what_was_said(run, monkeypatch, tmp_path):
     )
     assert run("fuse", str(tmp_path), str(tmp_path), "-o", "out", "--text", "warm")[0] == 0
     assert calls == [((str(tmp_path), str(tmp_path), "out"), {"text": "warm"})]
+
+
+def test_info_says_first_what_a_reader_asks_first(run, monkeypatch):
+    facts = {
+        "seed": 0,
+        "contents": {"images": {"written": 1, "of": 3}, "scores": {"metrics": ["EN", "SD"]}},
+        "pairs": [f"pair-{i}" for i in range(9)],
+        "status": "stopped",
+        "notice": None,
+        "path": "here.zarr",
+    }
+    monkeypatch.setattr("fusionkit.store.run_info", lambda path: facts)
+    status, out, _ = run("info", "here.zarr")
+    assert status == 0
+    assert out.splitlines() == [
+        "path: here.zarr",
+        "status: stopped",
+        "notice: none",
+        "contents:",
+        "  images: written 1, of 3",
+        "  scores: metrics EN SD",
+        "seed: 0",
+        "pairs: pair-0 pair-1 pair-2 pair-3 pair-4 pair-5 ... (9 in all)",
+    ]
+    assert json.loads(run("info", "here.zarr", "--json")[1]) == facts
+
+
+def test_info_on_nothing_is_a_wrong_request(run, tmp_path):
+    status, _, err = run("info", str(tmp_path / "none.zarr"))
+    assert status == 2
+    assert "none.zarr" in err
