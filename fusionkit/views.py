@@ -280,17 +280,12 @@ def loss_curves(run: "Stored", terms: Sequence[str] | None = None) -> Picture:
 def image_grid(
     run: "Stored", pairs: Sequence[str] | None = None, variables: Sequence[str] | None = None
 ) -> Picture:
-    """Pictures of a stored run, one row a pair; without ``pairs`` the first six with a result."""
+    """Pictures of a stored run, one row a pair; without ``pairs`` the first six kept."""
     inside = store.contents(run)
     variables = list(variables or _in_order(inside["images"]))
-    rows = {}
-    for pair in pairs or inside["pairs"]:
-        row = [_image(run, variable, pair) for variable in variables]
-        if pairs or any(cell is not None for cell in row):
-            rows[pair] = row
-        if not pairs and len(rows) == 6:
-            break
-    if not rows:
+    pairs = pairs or store.kept_pairs(run)[:6]
+    rows = {pair: [_image(run, variable, pair) for variable in variables] for pair in pairs}
+    if not rows or not variables:
         raise store.StoreError("this run holds no pictures yet.")
     return grid(list(rows.values()), columns=variables, labels=list(rows))
 
@@ -315,7 +310,7 @@ def ablation_grid(run: "Stored", pairs: Sequence[str] | None = None) -> Picture:
     names = ("ir", "vi", "fused_baseline", "fused", "fused_other")
     rows, labels = [], []
     largest = 1e-3
-    for pair in pairs or inside["pairs"]:
+    for pair in pairs or store.kept_pairs(run):
         cells = [_image(run, n, pair) if n in inside["images"] else None for n in names]
         if all(cell is None for cell in cells[2:]) and not pairs:
             continue
@@ -330,7 +325,7 @@ def ablation_grid(run: "Stored", pairs: Sequence[str] | None = None) -> Picture:
         if cells[3] is not None and cells[4] is not None:
             largest = max(largest, float(np.nanpercentile(np.abs(cells[3] - cells[4]), 99.5)))
         rows.append([*cells, heat])
-        labels.append("\n".join([pair, *(f"{i + 1}: {p}" for i, p in enumerate(prompts[:2]))]))
+        labels.append("   ".join([pair, *(f"{i + 1}: {p}" for i, p in enumerate(prompts[:2]))]))
     if not rows:
         raise store.StoreError("this run holds no fused pictures yet.")
     drawn = []
@@ -340,14 +335,10 @@ def ablation_grid(run: "Stored", pairs: Sequence[str] | None = None) -> Picture:
         drawn.append([*cells, change, *([heat] if heat_name else [])])
     figure = grid(drawn, columns=[*columns, *([heat_name] if heat_name else [])], width=1.7)
     for axis, label in zip(figure.axes[:: len(drawn[0])], labels, strict=True):
-        axis.annotate(
-            label.replace("\n", "   "),
-            (0, -0.02),
-            xycoords="axes fraction",
-            va="top",
-            fontsize=7,
-            color="0.25",
-        )
+        # The line is longer than its column: keep it out of the layout, and a blank in its place.
+        axis.set_xlabel(" ", fontsize=7, labelpad=2)
+        text = axis.text(0, -0.03, label, transform=axis.transAxes, va="top", fontsize=7)
+        text.set(in_layout=False, clip_on=False, color="0.25")
     return figure
 
 

@@ -30,6 +30,7 @@ from fusionkit.store.errors import Damaged, NotComputed, RunMismatch, StoreError
 from fusionkit.store.info import find_run, run_info
 from fusionkit.store.reading import (
     contents,
+    kept_pairs,
     open_run,
     read_channel,
     read_features,
@@ -50,6 +51,7 @@ __all__ = [
     "contents",
     "create_run",
     "find_run",
+    "kept_pairs",
     "open_run",
     "read_channel",
     "read_features",

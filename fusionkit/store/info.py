@@ -139,10 +139,10 @@ def _guessed_otherwise(text: str) -> bool:
 def find_run(path: str | os.PathLike | None = None) -> str:
     """Where a run is, for a process in the repository's root or in its folder of notebooks.
 
-    A path that leads nowhere is also tried from one folder up. None is the run under ``runs`` that
-    was begun last. Raises :class:`StoreError` when there is none.
+    A path that leads nowhere is also tried from one folder up. None, or the word ``newest``, is
+    the run under ``runs`` that was begun last. Raises :class:`StoreError` when there is none.
     """
-    if path is not None:
+    if path is not None and path != "newest":
         above = Path("..") / Path(path)
         remote = "://" in os.fspath(path)
         found = remote or Path(path).expanduser().exists() or not above.exists()

@@ -252,6 +252,24 @@ def read_history(run: "Stored", term: str) -> tuple[np.ndarray, dict[str, np.nda
     return np.array(attributes[f"{STEP}s"]), dict(zip(arms, values, strict=True))
 
 
+def kept_pairs(run: "Stored") -> list[str]:
+    """Names of the pairs of which pictures, feature maps or heat maps were kept, in their order.
+
+    A run may score hundreds of pairs and keep the pictures of six.
+    """
+    source = _Source(run)
+    names = source.root.get(f"{PAIR}s", [])
+    kept = np.zeros(len(names), dtype=bool)
+    groups = [IMAGES]
+    for parent in (FEATURES, HEATMAPS):
+        groups += [f"{parent}/{name}" for name in source.names(parent)]
+    for group in groups:
+        if (array := source.array(f"{group}/{WRITTEN}")) is not None:
+            flags = np.asarray(array[:])
+            kept[: len(flags)] |= flags[: len(kept)]
+    return [name for name, flag in zip(names, kept, strict=True) if flag]
+
+
 def contents(run: "Stored") -> dict[str, Any]:
     """What can be asked of a run: ``pairs``, ``images``, ``features`` (layer -> channels),
     ``heatmaps``, ``metrics``, ``arms``, ``seeds``, ``terms``, ``measures``."""
