@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fusionkit import devices
 from fusionkit.batch import Batch, Fused, TextFeatures
-from fusionkit.data import pad_to_multiple
+from fusionkit.data import CannotWrite, pad_to_multiple
 from fusionkit.errors import BadRequest, MissingWeights
 from fusionkit.guides import add_guides
 from fusionkit.recipe import Recipe
@@ -289,7 +289,7 @@ def save_atomic(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:
         beside.unlink(missing_ok=True)
-        raise OSError(
+        raise CannotWrite(
             f"cannot write {path}: {error}. Free some space or choose another folder; "
             "what was written before is kept."
         ) from error

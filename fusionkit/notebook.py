@@ -155,8 +155,6 @@ class MachineParameters(Parameters):
 class AblationParameters(DataParameters, MachineParameters):
     """``ablation.ipynb``: does the text, through this scheme, change the result?"""
 
-    recipe: Annotated[str, Component("recipe")] = "control"
-    """Where everything comes from that is not a parameter here."""
     modulation: Annotated[str, Component("modulation")] = "film"
     baseline: Annotated[str, Component("modulation")] = "none"
     encoder: Annotated[str, Component("encoder")] = "tiny-clip"
@@ -195,9 +193,13 @@ class TrainParameters(DataParameters, MachineParameters):
     recipe: Annotated[str, Component("recipe")] = "control"
     overrides: Options = {}
     """Numbers of the recipe by dotted path, ``{"stages.0.steps": 50}``; JSON text is read."""
-    seed: Annotated[int, Field(ge=0)] = 0
     checkpoint: str | None = None
     """A file to start from."""
+    metrics: Annotated[Many, Component("metric")] = []
+    """Scores of plain fusion; none named means the recipe's."""
+    seeds: Seeds = [0]
+    questions: Count = 200
+    shown: Count = 6
 
 
 class InspectParameters(Parameters):

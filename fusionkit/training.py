@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fusionkit import devices
 from fusionkit.batch import Batch
-from fusionkit.errors import BadRequest, FusionkitError, Interrupted, TrainingDiverged
+from fusionkit.errors import BadRequest, Interrupted, TrainingDiverged
 from fusionkit.methods import (
     Method,
     _channels_last,
@@ -65,6 +65,7 @@ def train(
     log_every: int | None = None,
     save_seconds: float = 20.0,
     label: str = "",
+    start_from: str | os.PathLike[str] | None = None,
 ) -> Trained:
     """Train a recipe on pairs.
 
@@ -80,6 +81,7 @@ def train(
         resume: False starts over and replaces the file.
         log: called as ``log(step, terms)`` every ``log_every`` steps (default: 40 times a run).
         label: stands before the progress.
+        start_from: a checkpoint whose weights are the start of a new run.
 
     Raises:
         TrainingDiverged: a loss is not finite; names the terms and the last good checkpoint.
@@ -106,6 +108,8 @@ def train(
     if not losses and recipe.step is None:
         raise BadRequest(f"recipe {recipe.name!r} names no loss, so there is nothing to train for.")
 
+    if start_from is not None:
+        method.load_state(load_checkpoint(start_from))
     run = Trained(method, task)
     saved = _resume(method, checkpoint, recipe, seed) if resume and checkpoint else None
     first = 0
@@ -365,4 +369,29 @@ class Progress:
             self.bar.close()
 
 
-__all__ = ["FusionkitError", "Trained", "build_task", "step_generator", "train"]
+def train_from_options(recipe: str, **options: Any) -> str:
+    """What ``fusionkit train`` does: the work of ``train.ipynb`` without a notebook.
+
+    Args:
+        recipe: name of a recipe.
+        **options: parameters of the notebook, besides ``encoder``, ``modulation``, ``network``,
+            ``steps`` and ``batch_size``, which override the recipe's.
+
+    Returns:
+        The result in one line.
+    """
+    from fusionkit.bench import Bench
+    from fusionkit.notebook import TrainParameters, check_values
+
+    overrides = dict(options.pop("overrides", {}))
+    for key in ("encoder", "modulation", "network", "steps", "batch_size"):
+        if options.get(key) is not None:
+            overrides[key] = options.pop(key)
+    if "seed" in options:
+        options["seeds"] = [options.pop("seed")]
+    values = check_values("train", {"recipe": recipe, "overrides": overrides, **options})
+    bench = Bench.training(TrainParameters(**values))
+    result = bench.everything()
+    print(f"weights   {bench.checkpoint(bench.studied, bench.seeds[0])}")
+    print(f"result    {result}")
+    return result

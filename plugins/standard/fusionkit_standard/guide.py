@@ -45,11 +45,8 @@ class HeatMap:
 
     def grid(self, batch: Batch, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Maps of every prompt over every pair, at the encoder's own grid: ``(B, P, h, w)``."""
-        if hasattr(self.encoder, "heatmaps"):
-            maps = [
-                self.encoder.heatmaps(list(prompts), picture, full_size=False)
-                for picture in self._pictures(batch)
-            ]
+        if hasattr(self.encoder, "heatmap_grid"):
+            maps = [self.encoder.heatmap_grid(list(prompts), p) for p in self._pictures(batch)]
             return {"heatmap": torch.stack(maps).mean(0)}
         size = [max(1, s // 8) for s in batch.visible.shape[-2:]]
         columns = []

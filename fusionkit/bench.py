@@ -1,8 +1,9 @@
-"""One question, several arms: train each on the same pairs and seeds, measure, store, compare.
+"""The bench: train one or several arms on the same pairs and seeds, measure, store, compare.
 
-An *arm* is the recipe with one part exchanged. Everything that is not exchanged is shared: pairs,
-samples (a function of the seed), encoder, questions. Finished work is found in the store and not
-done again.
+An *arm* is a recipe, in an ablation the recipe with one part exchanged. Everything that is not
+exchanged is shared: pairs, samples (a function of the seed), encoder, questions. Finished work is
+found in the store and not done again. ``train.ipynb`` and ``fusionkit train`` are a bench with one
+arm, ``ablation.ipynb`` is one with two or three.
 """
 
 import hashlib
@@ -38,11 +39,13 @@ QUESTION_SEED = 20_240
 """Seed of the held-out questions: the same for every arm and every seed of training."""
 
 
-class Ablation:
-    """An ablation over one part of a recipe, in one store.
+class Bench:
+    """One or several arms on one data set, in one store.
 
     Args:
-        arms: recipes by name; the first is the baseline, the last the one under study.
+        arms: recipes by name; the first is the baseline, the last the one under study. With one
+            arm there is nothing to compare it with.
+        registry: where components come from.
         dataset: name of a data set.
         data_root: its folder, None where it needs none or is found.
         image_size: side of generated pairs, or of the shorter side of photographs; None as is.
@@ -50,7 +53,14 @@ class Ablation:
         questions: held-out questions of each kind.
         shown: test pairs whose pictures, feature maps and heat maps are kept.
         prompts: what the shown pairs are asked; None lets the task choose for each.
+        metrics: scores of plain fusion.
+        seeds: one training per arm and seed.
+        device, precision: see :mod:`fusionkit.devices`.
+        path: where the store is, or will be.
+        resume: take up what is there, or replace it.
         parameters: what goes into the store's attributes.
+        notebook: the notebook whose parameters these are.
+        start_from: a checkpoint whose weights the arms start from.
     """
 
     def __init__(
@@ -73,6 +83,8 @@ class Ablation:
         path: str,
         resume: bool,
         parameters: Mapping[str, Any],
+        notebook: str,
+        start_from: str | None = None,
     ) -> None:
         self.arms, self.registry, self.seeds = dict(arms), registry, list(seeds)
         self.baseline, self.studied = next(iter(self.arms)), list(self.arms)[-1]
@@ -82,7 +94,7 @@ class Ablation:
         if prompts is not None and len(prompts) < 2:
             raise BadRequest("prompts: give two or more, so that their effects can be compared.")
         self.prompts, self.count = prompts, questions
-        self._shown = shown
+        self._shown, self.start_from = shown, start_from
         self._pairs = {
             split: registry.create(
                 "dataset", dataset, root=data_root, split=split, count=count, size=image_size
@@ -98,14 +110,14 @@ class Ablation:
             seed=self.seeds,
             device=devices.describe(self.device),
             resume=resume,
-            notebook="ablation",
+            notebook=notebook,
         )
         self.trained: dict[tuple[str, int], Method] = {}
         self.started = time.perf_counter()
 
     @classmethod
-    def begin(cls, p: Any) -> "Ablation":
-        """The ablation that a notebook's parameters describe; prints what will be done."""
+    def ablation(cls, p: Any) -> "Bench":
+        """The arms that the parameters of ``ablation.ipynb`` describe."""
         registry = Registry.from_environment()
         recipe = registry.create("recipe", p.recipe).with_overrides(
             {
@@ -116,9 +128,24 @@ class Ablation:
                 "batch_size": p.batch_size,
             }
         )
+        arms = arms_of(recipe, p.baseline, p.modulation, p.guides)
+        return cls._of(p, arms, registry, "ablation", f"ablation-{p.dataset}-{p.modulation}")
+
+    @classmethod
+    def training(cls, p: Any) -> "Bench":
+        """The single arm that the parameters of ``train.ipynb`` describe."""
+        registry = Registry.from_environment()
+        recipe = registry.create("recipe", p.recipe).with_overrides(p.overrides)
+        return cls._of(p, {recipe.name: recipe}, registry, "train", f"{recipe.name}-{p.dataset}")
+
+    @classmethod
+    def _of(
+        cls, p: Any, arms: Mapping[str, Recipe], registry: Registry, notebook: str, stem: str
+    ) -> "Bench":
         parameters = p.model_dump(mode="json")
+        own = [*arms.values()][-1].metrics
         bench = cls(
-            arms_of(recipe, p.baseline, p.modulation, p.guides),
+            arms,
             registry=registry,
             dataset=p.dataset,
             data_root=p.data_root,
@@ -128,18 +155,31 @@ class Ablation:
             questions=p.questions,
             shown=p.shown,
             prompts=p.prompts,
-            metrics=p.metrics,
+            metrics=p.metrics or own,
             seeds=p.seeds,
             device=p.device,
             precision=p.precision,
-            path=p.store or default_path(f"ablation-{p.dataset}-{p.modulation}", parameters),
+            path=p.store or default_path(stem, parameters),
             resume=p.resume,
             parameters=parameters,
+            notebook=notebook,
+            start_from=getattr(p, "checkpoint", None),
         )
         print(f"arms      {', '.join(bench.arms)}; seeds {', '.join(map(str, bench.seeds))}")
         print(f"device    {devices.describe(bench.device)}, {str(bench.dtype).removeprefix('torch.')}")
-        print(f"store     {bench.run.path}")
+        print(f"store     {bench.run.path}", flush=True)
         return bench
+
+    def everything(self) -> str:
+        """All of it in order: train, measure, score, keep; returns the result in one line."""
+        with self.run:
+            for seed in self.seeds:
+                for arm in self.arms:
+                    self.train(arm, seed)
+                    self.measure(arm, seed)
+            self.score()
+            self.keep()
+            return self.result()
 
     @cached_property
     def encoder(self) -> Any:
@@ -164,6 +204,8 @@ class Ablation:
     @cached_property
     def _shown_indices(self) -> list[int]:
         task = self._test_task
+        if not hasattr(task, "examples"):
+            return list(range(min(self._shown, len(self.test_set))))
         best = sorted(range(len(self.test_set)), key=lambda i: -len(task.examples[i].masks))
         return sorted(best[: self._shown])
 
@@ -176,6 +218,8 @@ class Ablation:
     @cached_property
     def questions(self) -> list[Question]:
         """Held-out questions, with the maps of every guide that an arm reads."""
+        if not hasattr(self._test_task, "questions"):
+            return []  # a method without text at test time has nothing to be asked
         generator = torch.Generator().manual_seed(QUESTION_SEED)
         found = list(self._test_task.questions(self.count, generator))
         if not any(recipe.guides for recipe in self.arms.values()):
@@ -224,6 +268,7 @@ class Ablation:
             log=log,
             log_every=every,
             label=f"{arm}, seed {seed}",
+            start_from=self.start_from,
         )
         for step, terms in result.history.items():  # what an earlier process had logged
             log(step, terms)
@@ -233,7 +278,7 @@ class Ablation:
 
     def measure(self, arm: str, seed: int) -> None:
         """Text control of a trained arm on the held-out questions; stored per scene."""
-        if self.run.has_control(arm, seed):
+        if self.run.has_control(arm, seed) or not self.questions:
             return
         found = control.measure(self.trained[arm, seed], self.questions)
         scenes = max(len(values) for values in found.values())
@@ -255,7 +300,7 @@ class Ablation:
         self.run.declare_metrics({name: facts(metric) for name, metric in built.items()})
         self._declare_pairs()
         tables = {}
-        for variable, arm in (("score", self.studied), ("baseline", self.baseline)):
+        for variable, arm in self._compared.items():
             method = self.trained[arm, self.seeds[0]]
             rows = {}
             for group in _of_one_size(self.test_set):
@@ -271,20 +316,29 @@ class Ablation:
             tables[arm] = pd.DataFrame.from_dict(rows, orient="index")
         return pd.concat(tables, axis=1)
 
+    @property
+    def _compared(self) -> dict[str, str]:
+        """Arm by the name that its results have in the store."""
+        if self.baseline == self.studied:
+            return {"score": self.studied}
+        return {"score": self.studied, "baseline": self.baseline}
+
     def keep(self) -> None:
         """Pictures, feature maps and heat maps of the shown pairs under their prompts."""
         self._declare_pairs()
         guide_maker = self._heat_maps
         for index in self._shown_indices:
             pair = self.test_set[index]
-            prompts = list(self.prompts or self._test_task.prompts_for(index))
-            method, baseline = (self.trained[a, self.seeds[0]] for a in (self.studied, self.baseline))
+            prompts = self._prompts(index)
+            method = self.trained[self.studied, self.seeds[0]]
             batch = _batch([pair], prompts[0])
             other = batch.replace(prompts=(prompts[1],))
             plain = batch.replace(prompts=(method.recipe.default_text,))
             self.run.put_image("ir", pair.name, pair.infrared.numpy())
             self.run.put_image("vi", pair.name, pair.visible.numpy())
-            self.run.put_image("fused_baseline", pair.name, _numpy(baseline(batch)))
+            if self.baseline != self.studied:
+                baseline = self.trained[self.baseline, self.seeds[0]]
+                self.run.put_image("fused_baseline", pair.name, _numpy(baseline(batch)))
             self.run.put_image("fused_plain", pair.name, _numpy(method(plain)))
             self.run.put_image("fused_other", pair.name, _numpy(method(other)))
             with capture(method.network) as maps:
@@ -301,15 +355,27 @@ class Ablation:
                     self.run.put_heatmaps(name, pair.name, drawn[:, 0].float().cpu().numpy(), prompts)
             self.run.put_image("fused", pair.name, _numpy(fused))
 
+    def _prompts(self, index: int) -> list[str]:
+        if self.prompts:
+            return list(self.prompts)
+        if hasattr(self._test_task, "prompts_for"):
+            return self._test_task.prompts_for(index)
+        return [self.arms[self.studied].default_text] * 2
+
     def table(self) -> pd.DataFrame:
         """The ablation table: mean and 95 % interval over seeds and scenes, read from the store."""
         tree = store.open_run(self.run.path)
         return control_table(tree, list(self.arms), self.seeds)
 
-    def verdict(self) -> str:
+    def result(self) -> str:
         """The result in one line; it also becomes the store's ``result``."""
         tree = store.open_run(self.run.path)
-        line = verdict(tree, self.baseline, self.studied, self.seeds)
+        if not self.questions:
+            line = f"{self.studied}: trained; the method takes no text, so none was measured."
+        elif self.baseline == self.studied:
+            line = reached(tree, self.studied, self.seeds)
+        else:
+            line = verdict(tree, self.baseline, self.studied, self.seeds)
         self.run.note(result=line)
         return line
 
@@ -390,6 +456,14 @@ def verdict(tree: Any, baseline: str, arm: str, seeds: Sequence[int]) -> str:
         f"to what was asked for in {np.nanmean(a):.0%} of the cases ({baseline}: {np.nanmean(b):.0%}, "
         f"difference {difference.mean:+.3f} [{low:+.3f}, {high:+.3f}], p = {difference.p:.1g})"
     )
+
+
+def reached(tree: Any, arm: str, seeds: Sequence[int]) -> str:
+    """Mean of each measure of text control of one arm, in one line."""
+    group = tree["control"]
+    names = control.order([n for n in group.data_vars if f"{n}_scene" in group.data_vars])
+    values = (f"{n} {float(group[n].sel(arm=arm, seed=list(seeds)).mean()):.3f}" for n in names)
+    return f"{arm}: {', '.join(values)}"
 
 
 def arms_of(

@@ -1,0 +1,65 @@
+"""Files in, files out: what ``fusionkit fuse`` does."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from fusionkit.data import match_pairs, read_image, write_image
+from fusionkit.errors import BadRequest
+from fusionkit.methods import Method, load_method
+
+SUFFIX = ".png"
+
+
+def fuse_files(
+    ir: str | os.PathLike[str],
+    vi: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    recipe: str = "control",
+    text: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    progress: Callable[[str], None] = print,
+) -> list[Path]:
+    """Fuse one pair of files, or every pair of two folders.
+
+    Args:
+        ir, vi: two files, or two folders whose files are matched by name.
+        output: a file for files (its suffix decides the format), a folder for folders.
+        recipe, checkpoint: the method and its weights, see :func:`fusionkit.methods.load_method`.
+        text: the prompt for every pair; None says the recipe's default.
+        device: where to compute.
+        progress: is told each file written.
+
+    Returns:
+        The files written. A pair that fails stops the rest; what was written stays.
+
+    Raises:
+        BadRequest: folders against files, no match, sizes that differ (with the file names).
+    """
+    ir, vi, output = Path(ir), Path(vi), Path(output)
+    if ir.is_dir() != vi.is_dir() and ir.exists() and vi.exists():
+        raise BadRequest(f"{ir} and {vi}: give two files or two folders.")
+    pairs = match_pairs(ir, vi)
+    if ir.is_dir():
+        targets = [output / f"{pair.name}{SUFFIX}" for pair in pairs]
+    else:
+        targets = [output / f"{pairs[0].vi.stem}{SUFFIX}" if output.is_dir() else output]
+    method = load_method(recipe, checkpoint, device=device)
+    for pair, target in zip(pairs, targets, strict=True):
+        fuse_file(method, pair.ir, pair.vi, target, text)
+        progress(str(target))
+    return targets
+
+
+def fuse_file(method: Method, ir: Path, vi: Path, target: Path, text: str | None = None) -> Path:
+    """Fuse one pair of files."""
+    infrared, visible = read_image(ir, 1), read_image(vi, 3)
+    if infrared.shape[-2:] != visible.shape[-2:]:
+        sizes = (f"{p}: {tuple(x.shape[-2:])}" for p, x in ((ir, infrared), (vi, visible)))
+        raise BadRequest(
+            f"the pictures of a pair have one size and are aligned to the pixel, but "
+            f"{'; '.join(sizes)}. Register and crop them first."
+        )
+    return write_image(target, method.fuse(infrared[None], visible[None], text)[0])
