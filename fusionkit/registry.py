@@ -5,25 +5,22 @@ costs another, a misspelt hook is an error, two owners of a name are told apart 
 silently winning. A registry is made by whoever needs one and passed on; there is no global one.
 """
 
-import importlib.metadata as metadata
 import inspect
-import json
 import logging
 import os
-import subprocess
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import EntryPoint
 from textwrap import fill
 from time import perf_counter
 from traceback import format_exception
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import pluggy
 
+from fusionkit.discovery import ONLY, Selection, find, owner, source_of
 from fusionkit.errors import (
     BadRequest,
     BrokenPlugin,
@@ -32,9 +29,6 @@ from fusionkit.errors import (
     did_you_mean,
     nearest,
 )
-
-GROUP = "fusionkit"
-"""Entry-point group in which plugins announce themselves."""
 
 KINDS = {
     "encoder": "encoders",
@@ -141,7 +135,23 @@ class Registry:
         """
         registry = cls()
         registry._raise = os.environ.get("FUSIONKIT_RAISE", "") not in ("", "0")
-        registry._discover()
+        import fusionkit.protocols  # noqa: F401  so that torch is not counted as a plugin's time
+
+        selection = Selection.from_environment()
+        registry.selection = selection.variables
+        found = find(selection)
+        for variable, name, hint in found.missing:
+            text = f"{variable} names it, but it is not installed.{hint}"
+            if variable == ONLY:
+                registry._record(name, text)
+            else:
+                registry._remark(name, text)
+        registry.blocked = dict(found.left_out)
+        for name, points in found.points.items():
+            if len(points) > 1:
+                registry._record_ambiguous(name, points)
+            else:
+                registry._load(points[0])
         return registry
 
     def register(
@@ -181,47 +191,8 @@ class Registry:
         self._remark_unknown(plugin, name)
         self.seconds[name] = seconds + perf_counter() - started
 
-    def _discover(self) -> None:
-        import fusionkit.protocols  # noqa: F401  so that torch is not counted as a plugin's time
-
-        found: dict[str, dict[str, metadata.EntryPoint]] = {}
-        for point in metadata.entry_points(group=GROUP):
-            # A bundle and a plugin's own package may both list it, with one value: one plugin.
-            found.setdefault(point.name, {}).setdefault(point.value, point)
-        reasons = self._read_selection([p for points in found.values() for p in points.values()])
-        for name in sorted(found):
-            kept = [p for p in found[name].values() if not reasons.get(_key(p))]
-            if not kept:
-                self.blocked[name] = reasons[_key(next(iter(found[name].values())))]
-            elif len(kept) > 1:
-                self._record_ambiguous(name, kept)
-            else:
-                self._load(kept[0])
-
-    def _read_selection(self, points: list[metadata.EntryPoint]) -> dict[tuple[str, str], str]:
-        """Entry points to leave out, each with the variable that says so."""
-        answers_to = {_key(p): {_plain(p.name), _plain(_owner(p)[0])} for p in points}
-        known = {name for names in answers_to.values() for name in names if name}
-        reasons: dict[tuple[str, str], str] = {}
-        for variable in ("FUSIONKIT_PLUGINS", "FUSIONKIT_BLOCK"):
-            if variable not in os.environ:
-                continue
-            self.selection[variable] = os.environ[variable]
-            listed = {_plain(n) for n in os.environ[variable].split(",") if n.strip()}
-            only = variable == "FUSIONKIT_PLUGINS"
-            for key, names in answers_to.items():
-                if bool(names & listed) != only:
-                    reasons.setdefault(key, variable)
-            for name in sorted(listed - known):
-                text = f"{variable} names it, but it is not installed.{did_you_mean(name, known)}"
-                if only:
-                    self._record(name, text)
-                else:
-                    self._remark(name, text)
-        return reasons
-
-    def _load(self, point: metadata.EntryPoint) -> None:
-        name, (distribution, version) = point.name, _owner(point)
+    def _load(self, point: EntryPoint) -> None:
+        name, (distribution, version) = point.name, owner(point)
         started = perf_counter()
         try:
             plugin = point.load()
@@ -271,8 +242,8 @@ class Registry:
             claimants,
         )
 
-    def _record_ambiguous(self, name: str, points: list[metadata.EntryPoint]) -> None:
-        claimants = [(name, *_owner(p)) for p in points]
+    def _record_ambiguous(self, name: str, points: list[EntryPoint]) -> None:
+        claimants = [(name, *owner(p)) for p in points]
         owners = " and ".join(
             f"{c[1] or 'an unnamed distribution'} {c[2]} ({p.value})"
             for c, p in zip(claimants, points, strict=True)
@@ -461,10 +432,7 @@ class Registry:
     def _source(self, distribution: str) -> dict[str, Any]:
         """Whether a distribution is installed editable and, if so, the state of its checkout."""
         if distribution not in self._sources:
-            folder = _editable_folder(distribution) if distribution else None
-            self._sources[distribution] = {"editable": folder is not None} | (
-                _checkout(folder) if folder else {}
-            )
+            self._sources[distribution] = source_of(distribution)
         return self._sources[distribution]
 
 
@@ -563,22 +531,6 @@ def _functions(plugin: object) -> list[tuple[str, object]]:
     return found
 
 
-def _key(point: metadata.EntryPoint) -> tuple[str, str]:
-    return point.name, point.value
-
-
-def _owner(point: metadata.EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution that lists an entry point."""
-    if point.dist is None:
-        return "", ""
-    return point.dist.name or "", point.dist.version or ""
-
-
-def _plain(name: str) -> str:
-    """Spelling under which a plugin or distribution is compared."""
-    return name.strip().lower().replace("_", "-").replace(".", "-")
-
-
 def _signature(plugin: str, distribution: str, version: str) -> str:
     """A plugin with where it came from, for messages."""
     origin = f"{distribution} {version}".strip()
@@ -604,35 +556,3 @@ def _say(line: str) -> None:
     if line not in _said:
         _said.add(line)
         _log.warning("%s", line)
-
-
-def _editable_folder(distribution: str) -> str | None:
-    """The source folder of an editable install, as its installer noted it."""
-    try:
-        note = metadata.distribution(distribution).read_text("direct_url.json")
-    except metadata.PackageNotFoundError:
-        return None
-    try:
-        origin = json.loads(note or "{}")
-    except ValueError:
-        return None
-    if not origin.get("dir_info", {}).get("editable"):
-        return None
-    return url2pathname(urlparse(origin.get("url", "")).path) or None
-
-
-def _checkout(folder: str) -> dict[str, Any]:
-    """Commit of the folder and whether anything in it differs; empty where git cannot tell."""
-
-    def git(*words: str) -> str:
-        command = ["git", "--no-optional-locks", "-C", folder, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return done.stdout.strip()
-
-    try:
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": git("status", "--porcelain", ".") != "",
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {}
