@@ -1,6 +1,6 @@
 """Make the weights of tiny-clip from nothing but the generator of scenes.
 
-    python plugins/standard/make_tiny_clip.py --core-seconds 1800 --threads 2 --out FOLDER
+    python plugins/standard/make_tiny_clip.py --core-seconds 1800 --threads 1 --out FOLDER
 
 Core-seconds are processor time of this process, scenes not counted; the wall clock depends on what
 else runs. A run that was stopped goes on where it was when started again with the same --cache.
@@ -11,21 +11,22 @@ Writes tiny_clip.safetensors (half precision), vocabulary.json and measures.json
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-
-from fusionkit.devices import autocast, pick_precision
 from fusionkit_standard.scenes import texts
 from fusionkit_standard.tiny_clip import training
 from fusionkit_standard.tiny_clip.encoder import TinyClip
 from fusionkit_standard.tiny_clip.measures import calibrate, measure, table
 from fusionkit_standard.tiny_clip.tokenizer import Tokenizer
 from fusionkit_standard.tiny_clip.towers import CONFIG, Towers
+from safetensors.torch import save_file
+
+from fusionkit.devices import autocast, pick_precision
 
 CPU = torch.device("cpu")
 SAVE_EVERY = 120  # core-seconds
@@ -41,7 +42,8 @@ def main() -> None:
     started = time.perf_counter(), sum(os.times()[:4])
     seeds = range(training.TRAINING_SEEDS, training.TRAINING_SEEDS + options.scenes)
     pool = training.Pool(seeds, options.threads, cache and cache / "scenes")
-    print(f"{len(pool)} scenes after {sum(os.times()[:4]) - started[1]:.0f} core-seconds", flush=True)
+    rendering = sum(os.times()[:4]) - started[1]
+    print(f"{len(pool)} scenes after {rendering:.0f} core-seconds", flush=True)
     vocabulary = list(texts.vocabulary())
     (out / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n", encoding="utf-8")
     towers, record = train(options, pool, Tokenizer(vocabulary), cache)
@@ -104,7 +106,8 @@ def train(
             group["lr"] = rate(progress)
         rows, rng = training.rows_of_step(step, odds, options.seed)
         seen = training.views(pool, rows, rng)
-        captions = [pool.facts[row]["captions"][rng.choice(4, p=(0.3, 0.3, 0.3, 0.1))] for row in rows]
+        others = rng.integers(len(pool), size=training.OTHERS)
+        captions = [training.caption(pool.facts[row], rng) for row in (*rows, *others)]
         with autocast(CPU, precision):
             terms = objective(towers, seen, captions, rng)
             loss = sum(training.WEIGHTS[name] * term for name, term in terms.items())
@@ -133,7 +136,7 @@ def train(
 def rate(progress: float) -> float:
     """Learning rate: short linear rise, then half a cosine to zero."""
     rise = min(1.0, (progress + 0.001) / WARM_UP)
-    return training.PEAK_RATE * rise * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
+    return training.PEAK_RATE * rise * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def save(towers: Towers, path: Path) -> None:
@@ -143,6 +146,7 @@ def save(towers: Towers, path: Path) -> None:
         for name, value in towers.state_dict().items()
     }
     save_file({name: value.contiguous() for name, value in state.items()}, path)
+    path.chmod(0o644)
 
 
 def machine() -> str:

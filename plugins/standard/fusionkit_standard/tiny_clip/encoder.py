@@ -132,9 +132,7 @@ class TinyClip(nn.Module):
         size = reading_size(*image.shape[-2:], self.longest_side)
         image = image.to(self.device, torch.float32)
         if image.shape[-2:] != size:
-            image = F.interpolate(
-                image, size, mode="bilinear", align_corners=False, antialias=True
-            )
+            image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
         image = image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         with autocast(self.device, pick_precision(self.precision, self.device)):
             pooled, dense = self.towers.image(image)

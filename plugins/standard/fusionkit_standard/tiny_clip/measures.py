@@ -124,7 +124,9 @@ def _at_places(pool: Pool, row: int, maps: np.ndarray) -> Iterator[bool]:
 def retrieval(encoder: TinyClip, pool: Pool, modality: str) -> dict[str, float]:
     """Share of pictures whose own first caption is among the nearest 1, 5, 10 of all captions."""
     text = encoder.encode_text([facts["captions"][0] for facts in pool.facts]).pooled
-    pooled = torch.cat([encoder.encode_image(image).pooled for _, image in _pictures(pool, modality)])
+    pooled = torch.cat(
+        [encoder.encode_image(image).pooled for _, image in _pictures(pool, modality)]
+    )
     similar = pooled @ text.T
     rank = (similar > similar.diagonal()[:, None]).sum(1)
     return {f"R@{k}": float((rank < k).float().mean()) for k in (1, 5, 10)}
@@ -166,7 +168,11 @@ def calibrate(encoder: TinyClip, pool: Pool) -> None:
             cosines.append(((logits - towers.bias) / towers.scale.exp()).flatten(2))
             hot = F.one_hot(torch.from_numpy(pool.classes[rows]).long(), len(CLASSES))
             share = F.avg_pool2d(hot.permute(0, 3, 1, 2).float(), FINE).flatten(2)
-            truths.append(torch.cat([share, share, share.new_zeros(len(rows), len(nothing), share.shape[-1])], 1))
+            truths.append(
+                torch.cat(
+                    [share, share, share.new_zeros(len(rows), len(nothing), share.shape[-1])], 1
+                )
+            )
     cosine, truth = torch.cat(cosines), torch.cat(truths).double()
     scale = towers.scale.detach().double().clone().requires_grad_()
     bias = towers.bias.detach().double().clone().requires_grad_()

@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
         "stem": (24, 64, 128),  # channels at stride 2, 4, 8
         "blocks": (1, 1, 2),  # residual blocks at each
         "layers": 2,
-        "heads": 4,
+        "heads": 2,
     },
 }
 """Every number of the architecture."""
@@ -110,7 +110,9 @@ class ImageTower(nn.Module):
         super().__init__()
         side, width = size // self.stride, stem[-1]
         self.stages = nn.ModuleList(
-            nn.Sequential(_conv(before, after, stride=2), nn.ReLU(), *map(Residual, [after] * count))
+            nn.Sequential(
+                _conv(before, after, stride=2), nn.ReLU(), *map(Residual, [after] * count)
+            )
             for before, after, count in zip((3, *stem), stem, blocks, strict=False)
         )
         self.position = nn.Parameter(torch.randn(1, width, side, side) * 0.01)

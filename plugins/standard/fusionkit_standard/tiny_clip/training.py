@@ -4,12 +4,13 @@ Four losses, all in the joint space. *classes*: each place against one text per 
 against their frequency. *phrases*: each place against a few texts about the picture, binary, so
 that scores are absolute: names, positions, whole instructions, things that are not there, and
 requests that name nothing visible, whose right answer is an empty map. *captions*: picture against
-caption, contrast with the batch and a queue of earlier captions. *degradations*: picture against
-the texts of eight degradations, as statement or as request.
+caption, contrast with the batch and further captions, all read anew (a queue of features read
+earlier gives itself away by its age and teaches nothing). *degradations*: picture against the texts
+of eight degradations, as statement or as request.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +37,8 @@ FINE = 4  # pixels per place in the dense features
 WEIGHTS = {"classes": 1.0, "phrases": 1.0, "captions": 0.5, "degradations": 0.7}
 BATCH = 32
 PEAK_RATE = 1.5e-3
-QUEUE = 480
+OTHERS = 64
+"""Captions of other scenes that join the contrast of a batch."""
 SIZES = ((128, 128), (128, 128), (96, 128), (128, 96), (96, 160), (160, 160))
 """Sizes of cropped batches, (height, width)."""
 
@@ -258,9 +260,7 @@ class Phrases:
             said.append(self._empty(rng))
         return said, truth
 
-    def _placed(
-        self, seen: Views, row: int, rng: np.random.Generator
-    ) -> tuple[str, Tensor] | None:
+    def _placed(self, seen: Views, row: int, rng: np.random.Generator) -> tuple[str, Tensor] | None:
         """A thing with its place in the view, all things it fits counted; None without things."""
         found: dict[tuple[str, str], np.ndarray] = {}
         instances, width = seen.instances[row], seen.instances.shape[-1]
@@ -299,15 +299,18 @@ def rows_of_step(step: int, odds: np.ndarray, seed: int) -> tuple[np.ndarray, np
     return rng.choice(len(odds), BATCH, p=odds), rng
 
 
+def caption(facts: dict, rng: np.random.Generator) -> str:
+    """One of the short captions of a scene, or in one case of ten the dense one."""
+    return facts["captions"][rng.choice(4, p=(0.3, 0.3, 0.3, 0.1))]
+
+
 class Objective:
-    """The four losses for one batch of views. Keeps the queue of caption features between steps."""
+    """The four losses for one batch of views; ``captions`` are theirs, then OTHERS of elsewhere."""
 
     def __init__(self, tokenizer: Tokenizer, frequencies: Tensor) -> None:
         self.tokenizer = tokenizer
         self.class_weight = frequencies.clamp_min(1e-3).rsqrt()
         self.phrases = Phrases()
-        self.queue = torch.zeros(0, CONFIG["joint"])
-        self.queued: list[str] = []
         self.ids = lru_cache(maxsize=50_000)(lambda text: tuple(tokenizer.encode(text)))
 
     def read(self, towers: Towers, said: Sequence[str]) -> Tensor:
@@ -357,20 +360,16 @@ class Objective:
     def _captions(
         self, towers: Towers, text: Tensor, pooled: Tensor, captions: list[str]
     ) -> Tensor:
-        everyone = torch.cat([text, self.queue])
-        known = captions + self.queued
-        same = torch.tensor([[a == b for b in known] for a in captions], dtype=torch.float32)
-        logits = towers.scale_pooled.exp().clamp(max=60) * pooled @ everyone.T
-        count = len(captions)
-        loss = -(_shares(same) * logits.log_softmax(1)).sum(1).mean()
-        back = -(_shares(same[:, :count]) * logits[:, :count].T.log_softmax(1)).sum(1).mean()
-        self.queue = everyone.detach()[:QUEUE]
-        self.queued = known[:QUEUE]
-        return (loss + back) / 2
+        count = len(pooled)
+        # Equal captions are equally right.
+        same = torch.tensor([[float(a == b) for b in captions] for a in captions[:count]])
+        logits = towers.scale_pooled.exp().clamp(max=60) * pooled @ text.T
+        to_text = -(_shares(same) * logits.log_softmax(1)).sum(1).mean()
+        own, logits = same[:, :count], logits[:, :count]
+        to_picture = -(_shares(own) * logits.T.log_softmax(1)).sum(1).mean()
+        return (to_text + to_picture) / 2
 
-    def _degradations(
-        self, towers: Towers, text: Tensor, pooled: Tensor, wanted: Tensor
-    ) -> Tensor:
+    def _degradations(self, towers: Towers, text: Tensor, pooled: Tensor, wanted: Tensor) -> Tensor:
         logits = towers.scale_pooled.exp().clamp(max=60) * pooled @ text.T
         total = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
         return total / (wanted >= 0).sum().clamp_min(1)
