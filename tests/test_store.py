@@ -249,6 +249,24 @@ def test_more_pairs_metrics_and_seeds_can_be_declared_later(path):
     assert float(tree["history"]["value"].sel(arm="film", seed=1, step=3)[0]) == 6
 
 
+def test_terms_that_another_writer_declares_meanwhile_do_not_disturb_a_curve(path):
+    with begin(path) as run:
+        run.declare_history(["film"], [0], 4, ["total"])
+        run.put_history("film", 0, 0, {"total": 1.0})
+        other = store.Run(location.Location(path), "other")
+        other.declare_history(["film", "none"], [0], 6, ["total", "pixel"])
+        other.put_history("none", 0, 5, {"pixel": 9.0})
+        other.flush()
+        other._let_go()
+        run.put_history("film", 0, 1, {"total": 2.0})
+        run.put_history("film", 0, 5, {"total": 3.0, "pixel": 4.0})
+    value = store.open_run(path)["history"]["value"].sel(seed=0)
+    total = [1.0, 2.0, np.nan, np.nan, np.nan, 3.0]
+    assert np.array_equal(value.sel(arm="film", term="total"), total, equal_nan=True)
+    assert float(value.sel(arm="film", step=5, term="pixel")) == 4.0
+    assert float(value.sel(arm="none", step=5, term="pixel")) == 9.0
+
+
 # --- the layout others read ----------------------------------------------------------------------
 
 

@@ -69,7 +69,10 @@ class Arrays:
             self._labels[group, dim] = document.get("attributes", {}).get(f"{dim}s", [])
         return self._labels[group, dim]
 
-    def count(self, group: str, dim: str) -> int:
+    def count(self, group: str, dim: str, more_than: int = -1) -> int:
+        """How many labels a dimension has; read anew when there should be more than known."""
+        if len(self.labels_of(group, dim)) <= more_than:
+            self._labels.pop((group, dim))
         return len(self.labels_of(group, dim))
 
     def find(self, group: str, dim: str, name: Any) -> int | None:

@@ -15,7 +15,7 @@ _LARGEST_DIFF = 20_000
 
 def package_versions() -> dict[str, str]:
     """Versions of fusionkit, of what it requires, and of every package that offers it plugins."""
-    names = {"fusionkit", "numcodecs"}
+    names = {"fusionkit", "numcodecs", "numpy", "torch", "xarray", "zarr"}
     for line in _requirements("fusionkit"):
         names.add(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0])
     for entry in importlib.metadata.entry_points(group="fusionkit"):

@@ -108,6 +108,7 @@ def create_run(
         if not resume:
             session.clear(place)
         place.make()
+        around = session.surroundings()
         with place.lock():
             root = session.read_root(place)
             if root is None:
@@ -116,11 +117,11 @@ def create_run(
                         f"{place} is not a run of fusionkit: it holds {some(found)}. Nothing was "
                         "touched; choose another path, or remove the folder yourself."
                     )
-                root = session.begin(place, described)
+                root = session.begin(place, described, around)
             else:
                 session.compare(place, root["attributes"], described)
                 session.take_up(root, described)
-            own = session.join(root, described["device"])
+            own = session.join(root, described["device"], around)
             place.write("zarr.json", root)
     return Run(place, own)
 
@@ -282,8 +283,8 @@ class Run:
                 )
             path = f"{IMAGES}/{variable}"
             if self._disk.array(path) is None:
-                shape = (self._disk.count("", PAIR), len(BANDS), *self._disk.largest_size())
                 with self._disk.edit():
+                    shape = (self._disk.count("", PAIR), len(BANDS), *self._disk.largest_size())
                     self._disk.create(
                         path,
                         shape,
@@ -424,6 +425,7 @@ class Run:
         path = f"{group}/{WIDE_MAPS}"
         if self._disk.array(path) is None:
             with self._disk.edit():
+                narrow = self._disk.array(f"{group}/{MAPS}")
                 self._disk.create(
                     path,
                     narrow.shape,
@@ -465,19 +467,19 @@ class Run:
         with self._explained():
             index = self._disk.index("", PAIR, pair)
             columns = [self._disk.index(SCORES, METRIC, name) for name in scores]
-            count = self._disk.count(SCORES, METRIC)
             path = f"{SCORES}/{variable}"
             if self._disk.array(path) is None:
                 with self._disk.edit():
+                    counts = self._disk.count("", PAIR), self._disk.count(SCORES, METRIC)
                     self._disk.create(
                         path,
-                        (self._disk.count("", PAIR), count),
-                        (1, count),
+                        counts,
+                        (1, counts[1]),
                         "float64",
                         np.nan,
                         (PAIR, METRIC),
                     )
-            array = self._disk.array(path, index, count - 1)
+            array = self._disk.array(path, index, max(columns, default=0))
             row = np.asarray(array[index])
             row[columns] = [float(value) for value in scores.values()]
             array[index] = row
@@ -526,20 +528,21 @@ class Run:
         """Record terms at the step with this index. Reaches the disk within about a second."""
         with self._explained():
             indices = self._disk.index(HISTORY, ARM, arm), self._disk.index(HISTORY, SEED, seed)
-            count = self._disk.count(HISTORY, STEP)
+            count = self._disk.count(HISTORY, STEP, more_than=step)
             if not 0 <= step < count:
                 raise StoreError(f"step index {step} is outside the {count} declared steps.")
             columns = [self._disk.index(HISTORY, TERM, term) for term in terms]
-            array = self._disk.array(f"{HISTORY}/{VALUE}", *indices, count - 1)
+            last = max(columns, default=0)
+            array = self._disk.array(f"{HISTORY}/{VALUE}", *indices, count - 1, last)
             block = array.chunks[2]
             key = (*indices, step // block)
-            if key not in self._history:
+            held = self._history.get(key)
+            if held is None or len(held) <= step % block or held.shape[1] <= last:
+                self._flush_history()  # another process made room for more
                 start = key[2] * block
                 self._history[key] = np.asarray(array[key[0], key[1], start : start + block])
             self._history[key][step % block, columns] = [float(v) for v in terms.values()]
             self._unsaved.add(key)
-            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-                self._flush_history()
             self._sign_of_life()
 
     def _flush_history(self) -> None:
@@ -549,7 +552,8 @@ class Run:
             array = self._disk.array(f"{HISTORY}/{VALUE}", *key[:2])
             values = self._history[key]
             start = key[2] * array.chunks[2]
-            array[key[0], key[1], start : start + len(values)] = values
+            count, terms = values.shape
+            array[key[0], key[1], start : start + count, :terms] = values
             self._unsaved.discard(key)
         latest: dict[tuple[int, int], int] = {}
         for arm, seed, block in self._history:
@@ -585,7 +589,6 @@ class Run:
         """
         with self._explained():
             index = self._disk.index(CONTROL, ARM, arm), self._disk.index(CONTROL, SEED, seed)
-            counts = self._disk.count(CONTROL, ARM), self._disk.count(CONTROL, SEED)
             scenes = self._disk.count(CONTROL, SCENE)
             for name, values in measures.items():
                 check_name(name, "measure")
@@ -596,22 +599,18 @@ class Run:
                         f"expected one number, or one for each of the {scenes} scenes."
                     )
                 mean = values if values.ndim == 0 else _mean(values)
-                parts = [(name, (), mean)]
+                parts = [(name, (ARM, SEED), mean, index)]
                 if values.ndim:
-                    parts.append((f"{name}_{SCENE}", (scenes,), values))
-                for variable, extent, data in parts:
+                    everywhere = (*index, slice(scenes))
+                    parts.append((f"{name}_{SCENE}", (ARM, SEED, SCENE), values, everywhere))
+                for variable, dims, data, where in parts:
                     path = f"{CONTROL}/{variable}"
                     if self._disk.array(path) is None:
                         with self._disk.edit():
-                            self._disk.create(
-                                path,
-                                (*counts, *extent),
-                                (1, 1, *extent),
-                                "float64",
-                                np.nan,
-                                (ARM, SEED, SCENE)[: 2 + len(extent)],
-                            )
-                    self._disk.array(path, *index)[index] = data
+                            counts = [self._disk.count(CONTROL, dim) for dim in dims]
+                            chunk = (1, 1, *counts[2:])
+                            self._disk.create(path, counts, chunk, "float64", np.nan, dims)
+                    self._disk.array(path, *index)[where] = data
             self._disk.mark(CONTROL, (ARM, SEED), index)
             self._sign_of_life()
 
@@ -689,6 +688,10 @@ class Run:
             self._place.write("zarr.json", root)
 
     def _sign_of_life(self) -> None:
+        """After every put: what was held back long enough goes to the disk, and a heartbeat."""
+        if self._unsaved and time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            with self._explained():
+                self._flush_history()
         if self._open and time.monotonic() - self._beat > _HEARTBEAT_SECONDS:
             self._beat = time.monotonic()
             with self._explained():

@@ -33,7 +33,17 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def begin(place: Location, described: dict) -> dict:
+def surroundings() -> dict:
+    """What a run is made with besides its parameters: versions, commit, machine."""
+    return {
+        "packages": provenance.package_versions(),
+        "python": provenance.python_version(),
+        "machine": provenance.machine(),
+        "git": provenance.source_commit(),
+    }
+
+
+def begin(place: Location, described: dict, around: dict) -> dict:
     """The root document of a new run."""
     attributes = {
         "format": FORMAT,
@@ -42,10 +52,7 @@ def begin(place: Location, described: dict) -> dict:
         "started": now(),
         "heartbeat": now(),
         **described,
-        "packages": provenance.package_versions(),
-        "python": provenance.python_version(),
-        "machine": provenance.machine(),
-        "git": provenance.source_commit(),
+        **around,
         "sessions": [],
     }
     logger.info("new run %s", place)
@@ -63,7 +70,7 @@ def take_up(root: dict, described: dict) -> None:
         attributes["notebook"] = described["notebook"]
 
 
-def join(root: dict, device: str) -> str:
+def join(root: dict, device: str, around: dict) -> str:
     """Enter this process among those that write the run; returns the name of its session."""
     attributes = root["attributes"]
     me = provenance.this_process()
@@ -76,12 +83,7 @@ def join(root: dict, device: str) -> str:
             session.update(ended=session["heartbeat"], status="stopped")
     session = {"id": uuid.uuid4().hex[:12], **me, "started": now(), "heartbeat": now()}
     # Only what differs from the beginning of the run, so a run of one go says everything once.
-    today = {
-        "device": device,
-        "packages": provenance.package_versions(),
-        "git": provenance.source_commit(),
-        "machine": provenance.machine(),
-    }
+    today = {"device": device, **around}
     session.update({k: value for k, value in today.items() if value != attributes.get(k)})
     attributes["sessions"].append(session)
     return session["id"]
