@@ -9,6 +9,7 @@ from fusionkit.registry import Registry
 from fusionkit.testing import TEXT_DIM, tiny_batch, tiny_text
 from fusionkit_standard import losses, modulations
 from fusionkit_standard.compact import Compact
+from fusionkit_standard.norm import GroupNorm
 
 SCHEMES = {
     "film": modulations.Film,
@@ -177,3 +178,37 @@ def test_a_task_without_targets_is_told_which_one_is_missing(loss):
     batch = tiny_batch().replace(targets={})
     with pytest.raises(ValueError, match=r"targets\['fused'\]"):
         loss()(batch, Fused(image=batch.visible))
+
+
+# -- normalisation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fast_group_norm_equals_torchs(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 9, 7, dtype=dtype)
+    fast, plain = GroupNorm(4, 16), torch.nn.GroupNorm(4, 16)
+    for norm in (fast, plain):
+        torch.nn.init.uniform_(norm.weight, generator=torch.Generator().manual_seed(1))
+    last = x.contiguous(memory_format=torch.channels_last)
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 3e-2, "rtol": 3e-2}
+    torch.testing.assert_close(fast(last).float(), plain(x.float()), **tolerance)
+    assert fast(last).dtype == dtype
+    assert set(fast.state_dict()) == set(plain.state_dict())
+
+
+def test_fast_group_norm_has_the_right_gradient():
+    x = torch.randn(2, 8, 5, 3, dtype=torch.double).contiguous(memory_format=torch.channels_last)
+    norm = GroupNorm(4, 8).double()
+    torch.nn.init.uniform_(norm.weight)
+
+    def call(x, weight, bias):
+        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))
+
+    inputs = (x.requires_grad_(), norm.weight, norm.bias)
+    assert torch.autograd.gradcheck(call, inputs)
+
+
+def test_a_constant_map_is_normalised_to_the_bias_not_to_nan():
+    constant = torch.full((1, 8, 4, 4), 3.0).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(GroupNorm(4, 8)(constant), torch.zeros(1, 8, 4, 4))
