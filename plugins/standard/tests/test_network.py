@@ -101,9 +101,9 @@ def test_an_untrained_network_is_the_mean_of_both_pictures():
     torch.testing.assert_close(fused.image, (batch.visible + batch.infrared) / 2)
 
 
-def test_the_default_has_a_quarter_of_a_million_parameters():
+def test_the_default_has_half_a_million_parameters():
     count = sum(p.numel() for p in Compact(text_dim=128).parameters())
-    assert 0.2e6 < count < 0.3e6
+    assert 0.45e6 < count < 0.55e6
 
 
 @pytest.mark.parametrize("scheme", ["none", "film", "gate", "cross-attention", "textfusion"])
