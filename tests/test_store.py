@@ -632,6 +632,29 @@ def test_running_a_cell_twice_takes_over_the_run_of_the_same_process(path):
     assert store.run_info(path)["contents"]["images"]["written"] == 2
 
 
+def test_a_refused_request_does_not_end_the_run_that_is_being_written(path):
+    with begin(path) as run:
+        with pytest.raises(store.RunMismatch):
+            begin(path, parameters={"modulation": "other"})
+        fill(run, "street")
+    assert store.run_info(path)["status"] == "complete"
+
+
+def test_a_run_in_memory_can_begin_anew_and_resume():
+    path = f"memory://run-{next(MEMORY)}.zarr"
+    with begin(path) as run:
+        fill(run, "street")
+    with begin(path, parameters={"steps": 1}, resume=False) as run:
+        assert store.run_info(path)["contents"] == {}
+        fill(run, "wood")
+    with begin(path, parameters={"steps": 1}) as run:
+        assert run.done("images", "wood")
+        assert not run.done("images", "street")
+    assert store.run_info(path)["contents"]["images"]["written"] == 1
+    with pytest.raises(store.StoreError, match="no run at memory://nothing"):
+        store.open_run("memory://nothing.zarr")
+
+
 def test_progress_and_heartbeat_are_written_but_not_at_every_step(path, monkeypatch):
     writes = []
     original = location.Location.write

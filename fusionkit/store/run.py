@@ -100,13 +100,14 @@ def create_run(
     }
     if notebook:
         described["notebook"] = str(notebook)
-    if (earlier := _runs.get(place.url)) is not None:
-        earlier._replaced()
+    earlier = _runs.get(place.url)
     with explained(place):
         if place.local is not None and place.local.is_file():
             raise StoreError(f"{place} is a file; a run is a folder. Choose another path.")
         if not resume:
             session.clear(place)
+            if earlier is not None:
+                earlier._unsaved.clear()
         place.make()
         around = session.surroundings()
         with place.lock():
@@ -123,6 +124,8 @@ def create_run(
                 session.take_up(root, described)
             own = session.join(root, described["device"], around)
             place.write("zarr.json", root)
+    if earlier is not None:
+        earlier._replaced()
     return Run(place, own)
 
 
