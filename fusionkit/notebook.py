@@ -205,7 +205,7 @@ class TrainParameters(DataParameters, MachineParameters):
 class InspectParameters(Parameters):
     """``inspect.ipynb``: look inside a stored run."""
 
-    store: str = "runs/ablation.zarr"
+    store: str = "newest"
 
 
 SCHEMAS: dict[str, type[Parameters]] = {
