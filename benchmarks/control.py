@@ -10,8 +10,8 @@ matrix products only, forward and backward.
 import argparse
 
 import torch
-
 from common import convolution_peak, flops, report, seconds
+
 from fusionkit import devices, training
 from fusionkit.batch import Batch
 from fusionkit.methods import create

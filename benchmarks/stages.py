@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import torch
-
 from common import report
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,7 +1,7 @@
 """The values that travel down the pipeline. Frozen: a stage makes a new one, never edits.
 
-pairs -> :class:`Batch` -> encoder -> Batch with text -> network -> :class:`Fused` -> losses, metrics.
-Every picture is a float tensor in [0, 1]; the leading dimension is the batch.
+pairs -> :class:`Batch` -> encoder -> Batch with text -> network -> :class:`Fused` -> losses and
+metrics. Every picture is a float tensor in [0, 1]; the leading dimension is the batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,10 +29,17 @@ class TextFeatures:
 
     def to(self, *args: Any, **kwargs: Any) -> "TextFeatures":
         """The same features on another device or in another floating-point type."""
-        return _map(self, lambda t: t.to(*args, **kwargs) if t.is_floating_point() else t.to(
-            *[a for a in args if not isinstance(a, torch.dtype)],
-            **{k: v for k, v in kwargs.items() if k != "dtype"},
-        ))
+        return _map(
+            self,
+            lambda t: (
+                t.to(*args, **kwargs)
+                if t.is_floating_point()
+                else t.to(
+                    *[a for a in args if not isinstance(a, torch.dtype)],
+                    **{k: v for k, v in kwargs.items() if k != "dtype"},
+                )
+            ),
+        )
 
     def __getitem__(self, rows: Any) -> "TextFeatures":
         """Features of the prompts picked by a slice, a list of indices or an index tensor."""

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from fusionkit import control, devices, store
 from fusionkit.batch import Batch, Fused
@@ -166,7 +165,9 @@ class Bench:
             start_from=getattr(p, "checkpoint", None),
         )
         print(f"arms      {', '.join(bench.arms)}; seeds {', '.join(map(str, bench.seeds))}")
-        print(f"device    {devices.describe(bench.device)}, {str(bench.dtype).removeprefix('torch.')}")
+        print(
+            f"device    {devices.describe(bench.device)}, {str(bench.dtype).removeprefix('torch.')}"
+        )
         print(f"store     {bench.run.path}", flush=True)
         return bench
 
@@ -352,7 +353,9 @@ class Bench:
                     prompts=tuple(prompts),
                 )
                 for name, drawn in guide_maker(several).items():
-                    self.run.put_heatmaps(name, pair.name, drawn[:, 0].float().cpu().numpy(), prompts)
+                    self.run.put_heatmaps(
+                        name, pair.name, drawn[:, 0].float().cpu().numpy(), prompts
+                    )
             self.run.put_image("fused", pair.name, _numpy(fused))
 
     def _prompts(self, index: int) -> list[str]:
@@ -453,7 +456,8 @@ def verdict(tree: Any, baseline: str, arm: str, seeds: Sequence[int]) -> str:
     matters = low > 0
     return (
         f"{arm}: the text {'controls' if matters else 'does not control'} the result: it is nearer "
-        f"to what was asked for in {np.nanmean(a):.0%} of the cases ({baseline}: {np.nanmean(b):.0%}, "
+        f"to what was asked for in {np.nanmean(a):.0%} of the cases "
+        f"({baseline}: {np.nanmean(b):.0%}, "
         f"difference {difference.mean:+.3f} [{low:+.3f}, {high:+.3f}], p = {difference.p:.1g})"
     )
 

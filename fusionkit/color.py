@@ -12,7 +12,7 @@ BT601 = (0.299, 0.587, 0.114)
 
 
 def luma(image: Tensor) -> Tensor:
-    """BT.601 luma ``(B, 1, H, W)`` of an RGB picture; a one-channel picture is returned as it is."""
+    """BT.601 luma ``(B, 1, H, W)`` of an RGB picture; one channel is returned as it is."""
     if image.shape[1] == 1:
         return image
     if image.shape[1] != 3:

@@ -1,8 +1,8 @@
 r"""Did the words matter? Measures of text control, for two prompts put to one scene.
 
 For prompts a and b let F be the outputs and T the pictures that the prompts ask for;
-:math:`d_F = F_a - F_b` is what changing the words changed, :math:`d_T = T_a - T_b` what it should have.
-All measures are per scene. A network that does not read its text scores gain 0, cosine 0,
+:math:`d_F = F_a - F_b` is what changing the words changed, :math:`d_T = T_a - T_b` what it should
+have. All measures are per scene. A network that does not read its text scores gain 0, cosine 0,
 named_right 0.5, selectivity 1 and 0 dB, by construction: that is the check on the measures.
 """
 
@@ -138,7 +138,9 @@ def raised(first: Tensor, second: Tensor, mask: Tensor, *, margin: float = 0.5) 
         dy, dx = max(1, round(margin * height)), max(1, round(margin * width))
         frame = torch.zeros_like(area)
         frame[
-            :, max(0, int(ys[0]) - dy) : int(ys[-1]) + dy + 1, max(0, int(xs[0]) - dx) : int(xs[-1]) + dx + 1
+            :,
+            max(0, int(ys[0]) - dy) : int(ys[-1]) + dy + 1,
+            max(0, int(xs[0]) - dx) : int(xs[-1]) + dx + 1,
         ] = True
         frame &= ~area
         if not frame.any():
@@ -154,9 +156,7 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(
-    fuse: Callable[[Batch], Fused], questions: Iterable[Question]
-) -> dict[str, Tensor]:
+def measure(fuse: Callable[[Batch], Fused], questions: Iterable[Question]) -> dict[str, Tensor]:
     """All measures over the questions.
 
     Args:

@@ -61,9 +61,7 @@ class GuideCache:
 
 
 @torch.no_grad()
-def _draw(
-    guides: Guides, pairs: Sequence[Pair], prompts: Sequence[str]
-) -> list[dict[str, Tensor]]:
+def _draw(guides: Guides, pairs: Sequence[Pair], prompts: Sequence[str]) -> list[dict[str, Tensor]]:
     batch = Batch(
         visible=torch.stack([p.visible for p in pairs]),
         infrared=torch.stack([p.infrared for p in pairs]),

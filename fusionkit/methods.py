@@ -326,9 +326,7 @@ def _pad(batch: Batch, multiple: int) -> tuple[Batch, tuple[int, int]]:
         return pad_to_multiple(picture, multiple)[0]
 
     guides = {k: pad(m) if m.shape[-2:] == size else m for k, m in batch.guides.items()}
-    padded = batch.replace(
-        visible=pad(batch.visible), infrared=pad(batch.infrared), guides=guides
-    )
+    padded = batch.replace(visible=pad(batch.visible), infrared=pad(batch.infrared), guides=guides)
     return padded, size
 
 

@@ -1,7 +1,6 @@
 """Shapes of what plugins build. Nothing to inherit: an object that has these methods fits.
 
-The kinds and how they are built and called (contract of the public surface, section 5). A factory is
-called with keywords only; whatever it does not know is refused by the registry with the nearest
+The kinds, how they are built and how they are called. A factory is called with keywords only; whatever it does not know is refused by the registry with the nearest
 name. Optional facts about a component are plain class attributes, read with ``getattr``.
 """
 

@@ -102,7 +102,9 @@ def train(
         method.bank.add(task.prompts)
         method.bank.fit()
     losses = {
-        part.name: _to(create(registry, "loss", part.name, part.options, encoder=method.encoder), where)
+        part.name: _to(
+            create(registry, "loss", part.name, part.options, encoder=method.encoder), where
+        )
         for part in recipe.losses
     }
     if not losses and recipe.step is None:
@@ -153,8 +155,16 @@ def train(
             weights = recipe.weights if stage.weights is None else stage.weights
             for step in range(max(first, stage_start), done):
                 terms = _step(
-                    method, task, losses, weights, optimizer, parameters, stage,
-                    step=step, within=step - stage_start, seed=seed,
+                    method,
+                    task,
+                    losses,
+                    weights,
+                    optimizer,
+                    parameters,
+                    stage,
+                    step=step,
+                    within=step - stage_start,
+                    seed=seed,
                 )
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0) + value
@@ -174,7 +184,9 @@ def train(
                 if stopped and now < total:
                     _check_finite({n: float(v) for n, v in sums.items()}, now, recipe, checkpoint)
                     save(now, optimizer)
-                    kept = f"; {checkpoint} keeps them, the same command resumes" if checkpoint else ""
+                    kept = (
+                        f"; {checkpoint} keeps them, the same command resumes" if checkpoint else ""
+                    )
                     raise Interrupted(f"{stopped[0]} after {now} of {total} steps{kept}.")
     if first < total:
         save(total, None)
@@ -292,7 +304,11 @@ def _resume(
         return None
     state = load_checkpoint(checkpoint)
     training = state.get("training")
-    if training is None or training["seed"] != seed or state["parts"] != recipe.model_dump(mode="json"):
+    if (
+        training is None
+        or training["seed"] != seed
+        or state["parts"] != recipe.model_dump(mode="json")
+    ):
         raise BadRequest(
             f"{checkpoint} belongs to a run with other settings; choose another file, "
             "or resume=False to replace it."
@@ -301,9 +317,7 @@ def _resume(
     return training
 
 
-def _check_finite(
-    terms: Mapping[str, float], step: int, recipe: Recipe, checkpoint: Any
-) -> None:
+def _check_finite(terms: Mapping[str, float], step: int, recipe: Recipe, checkpoint: Any) -> None:
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     if bad:
         kept = f" The last good state is in {checkpoint}." if checkpoint else ""

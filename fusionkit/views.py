@@ -9,6 +9,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -306,12 +307,21 @@ def ablation_grid(run: "Stored", pairs: Sequence[str] | None = None) -> Picture:
     """
     inside = store.contents(run)
     heat_name = next(iter(inside["heatmaps"]), None)
-    columns = ["infrared", "visible", "baseline", "first prompt", "second prompt", "change"]
-    names = ("ir", "vi", "fused_baseline", "fused", "fused_other")
+    shown = {
+        "infrared": "ir",
+        "visible": "vi",
+        "baseline": "fused_baseline",
+        "first prompt": "fused",
+        "second prompt": "fused_other",
+    }
+    if "fused_baseline" not in inside["images"]:
+        del shown["baseline"]
+    columns, names = [*shown, "change"], list(shown.values())
     rows, labels = [], []
     largest = 1e-3
     for pair in pairs or store.kept_pairs(run):
         cells = [_image(run, n, pair) if n in inside["images"] else None for n in names]
+        first, second = cells[names.index("fused")], cells[names.index("fused_other")]
         if all(cell is None for cell in cells[2:]) and not pairs:
             continue
         prompts: list[str] = []
@@ -322,16 +332,19 @@ def ablation_grid(run: "Stored", pairs: Sequence[str] | None = None) -> Picture:
                 heat = None if cells[1] is None else overlay(cells[1], maps[0])
             except store.NotComputed:
                 pass
-        if cells[3] is not None and cells[4] is not None:
-            largest = max(largest, float(np.nanpercentile(np.abs(cells[3] - cells[4]), 99.5)))
+        if first is not None and second is not None:
+            largest = max(largest, float(np.nanpercentile(np.abs(first - second), 99.5)))
         rows.append([*cells, heat])
-        labels.append("   ".join([pair, *(f"{i + 1}: {p}" for i, p in enumerate(prompts[:2]))]))
+        labels.append(
+            "   ".join([pair, *(f"{i + 1}: {shorten(p, 90)}" for i, p in enumerate(prompts[:2]))])
+        )
     if not rows:
         raise store.StoreError("this run holds no fused pictures yet.")
     drawn = []
     for *cells, heat in rows:
-        known = cells[3] is not None and cells[4] is not None
-        change = difference(cells[3], cells[4], 0.5 / largest) if known else None
+        first, second = cells[names.index("fused")], cells[names.index("fused_other")]
+        known = first is not None and second is not None
+        change = difference(first, second, 0.5 / largest) if known else None
         drawn.append([*cells, change, *([heat] if heat_name else [])])
     figure = grid(drawn, columns=[*columns, *([heat_name] if heat_name else [])], width=1.7)
     for axis, label in zip(figure.axes[:: len(drawn[0])], labels, strict=True):

@@ -85,7 +85,16 @@ def test_everything_the_contract_names_is_in_the_store(main_job):
     assert tree["history"]["value"].dims == ("arm", "seed", "step", "term")
     losses = tree["history"]["value"].sel(arm="film", seed=0, term="total").values
     assert losses[-1] < losses[0]
-    for key in ("parameters", "recipe", "components", "packages", "seed", "device", "started", "ended"):
+    for key in (
+        "parameters",
+        "recipe",
+        "components",
+        "packages",
+        "seed",
+        "device",
+        "started",
+        "ended",
+    ):
         assert key in tree.attrs
     assert tree.attrs["components"]["modulation:film"]["plugin"] == "standard"
 
@@ -143,7 +152,9 @@ def test_train_leaves_weights_that_fuse_files_of_any_size(tmp_path):
 
 def test_a_typo_stops_the_run_with_the_nearest_name(tmp_path):
     ended = subprocess.run(
-        command("ablation", tmp_path / "out.ipynb", modulaton="film"), capture_output=True, text=True
+        command("ablation", tmp_path / "out.ipynb", modulaton="film"),
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 1
     assert "modulation" in ended.stderr
@@ -204,7 +215,9 @@ def test_photographs_are_trained_scored_and_stored(data_root, dataset, tmp_path)
     assert tree.attrs["status"] == "complete"
     assert "raised" in tree["control"].data_vars
     assert tree["control"]["raised"].sel(arm="none").item() == 0.5
-    sizes = {(int(h), int(w)) for h, w in zip(tree["images"].height, tree["images"].width, strict=True)}
+    sizes = {
+        (int(h), int(w)) for h, w in zip(tree["images"].height, tree["images"].width, strict=True)
+    }
     assert min(min(s) for s in sizes) == 128
     _, prompts = store.read_heatmaps(path, "heatmap", store.kept_pairs(tree)[0])
     assert len(prompts[0].split()) > 8, "the pair's own description comes first"

@@ -110,7 +110,9 @@ class Compact(nn.Module):
             )
         size = picture.shape[-2:]
         maps = [
-            m if m.shape[-2:] == size else interpolate(m, size, mode="bilinear", align_corners=False)
+            m
+            if m.shape[-2:] == size
+            else interpolate(m, size, mode="bilinear", align_corners=False)
             for m in (batch.guides[name].to(picture.dtype) for name in self.guides)
         ]
         return torch.cat([picture, *maps], 1)

@@ -10,9 +10,9 @@ A *mixture* is 0.65 visible + 0.35 infrared. Two kinds of request:
 Both prompts of a scene stand in the same batch, so no statistic of a scene tells which was asked:
 only the words do.
 
-On rendered scenes the masks are true. On photographs there are none: for training, a thing is where
-the encoder's heat map says it is (so the task inherits its errors); for measuring, where boxes drawn
-by hand say it is.
+On rendered scenes the masks are true. On photographs there are none: for training, a thing is
+where the encoder's heat map says it is (so the task inherits its errors); for measuring, where
+boxes drawn by hand say it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +111,8 @@ class ControlTask:
         self.maps = GuideCache(self.guides, pairs, self.prompts)
         masks = self._masks(pairs)
         self.examples = [
-            Example(i, pair, found) for i, (pair, found) in enumerate(zip(pairs, masks, strict=True))
+            Example(i, pair, found)
+            for i, (pair, found) in enumerate(zip(pairs, masks, strict=True))
         ]
         self.askable = [e for e in self.examples if len(e.masks) >= 2]
         if not self.askable and repair_share < 1:
@@ -153,8 +154,11 @@ class ControlTask:
         parts = []
         for _ in range(count // 2):
             repair = self.damages and _uniform(generator) < self.repair_share
-            parts.append(self._repair(generator) if repair or not self.askable
-                         else self._highlight(generator))
+            parts.append(
+                self._repair(generator)
+                if repair or not self.askable
+                else self._highlight(generator)
+            )
         return self._assemble(parts, generator)
 
     def _highlight(self, generator: torch.Generator) -> dict:
@@ -239,14 +243,16 @@ class ControlTask:
         if described:
             names = list(dict.fromkeys([*boxed, *mentioned(described[0]), *names]))
         asked = [f"highlight the {name}" for name in names]
-        return ([*described[:1], *asked] + [PLAIN[0], PLAIN[1]])[:2]
+        return [*described[:1], *asked, PLAIN[0], PLAIN[1]][:2]
 
     def _boxed(self, example: Example, generator: torch.Generator) -> Iterator[dict]:
         height, width = example.pair.visible.shape[-2:]
         masks: dict[str, Tensor] = {}
         for thing in example.pair.things:
             if thing.label in NAMES:
-                mask = masks.setdefault(thing.label, torch.zeros(1, height, width, dtype=torch.bool))
+                mask = masks.setdefault(
+                    thing.label, torch.zeros(1, height, width, dtype=torch.bool)
+                )
                 x0, y0, x1, y1 = (round(v) for v in thing.box)
                 mask[:, max(y0, 0) : y1, max(x0, 0) : x1] = True
         empty = torch.zeros(1, height, width, dtype=torch.bool)
@@ -317,7 +323,9 @@ class ControlTask:
         )
 
     def _guide_maps(self, parts: Sequence[dict]) -> dict[str, Tensor]:
-        if not self.maps or any(p not in self.maps.column for part in parts for p in part["prompts"]):
+        if not self.maps or any(
+            p not in self.maps.column for part in parts for p in part["prompts"]
+        ):
             return {}
         rows: dict[str, list[Tensor]] = {}
         for part in parts:

@@ -128,7 +128,7 @@ class Gate(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    r"""Every pixel asks every word: attention from features (queries) to text tokens (keys, values).
+    r"""Every pixel asks every word: features are queries, text tokens keys and values.
 
     .. math:: y = x + W_o\,\mathrm{softmax}\!\left(\frac{Q(x) K(T)^\top}{\sqrt{d}}\right) V(T),
               \qquad x = v + r
@@ -174,7 +174,9 @@ class CrossAttention(nn.Module):
         batch, channels, height, width = x.shape
 
         key_value = self.key_value(tokens.to(x.dtype))
-        key_value = torch.cat([self.nothing.to(key_value.dtype).expand(batch, -1, -1), key_value], 1)
+        key_value = torch.cat(
+            [self.nothing.to(key_value.dtype).expand(batch, -1, -1), key_value], 1
+        )
         keys, values = key_value.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # B h L d
         query = self.query(self.norm(x)).flatten(2).unflatten(1, (self.heads, -1)).mT  # B h HW d
 

@@ -10,9 +10,9 @@ class GroupNorm(nn.GroupNorm):
     """The same function, parameters and state dict as :class:`torch.nn.GroupNorm`.
 
     torch's backward pass for channels-last maps on a CPU took two fifths of a training step of the
-    compact network (``benchmarks/control.py``). Written as one scale and one shift per channel, from
-    sums per channel, forward and backward are two passes over the map each. Other devices and
-    other layouts use torch's own.
+    compact network (``benchmarks/control.py``). Written as one scale and one shift per channel,
+    from sums per channel, forward and backward are two passes over the map each. Other devices
+    and other layouts use torch's own.
 
     Source: Y. Wu, K. He, "Group Normalization", ECCV 2018, eq. 1-5.
     """

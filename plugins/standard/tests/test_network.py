@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from fusionkit_standard import losses, modulations
+from fusionkit_standard.compact import Compact
+from fusionkit_standard.norm import GroupNorm
 
 from fusionkit.batch import TextFeatures
 from fusionkit.methods import Method, build_network
 from fusionkit.registry import Registry
 from fusionkit.testing import TEXT_DIM, tiny_batch, tiny_text
-from fusionkit_standard import losses, modulations
-from fusionkit_standard.compact import Compact
-from fusionkit_standard.norm import GroupNorm
 
 SCHEMES = {
     "film": modulations.Film,
@@ -27,9 +27,7 @@ def maps(channels=8):
 def test_an_untrained_scheme_is_plain_addition(name):
     visible, infrared = maps()
     scheme = SCHEMES[name](channels=8, text_dim=TEXT_DIM)
-    torch.testing.assert_close(
-        scheme(visible, infrared, tiny_text(), {}), visible + infrared
-    )
+    torch.testing.assert_close(scheme(visible, infrared, tiny_text(), {}), visible + infrared)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -191,7 +189,9 @@ def test_fast_group_norm_equals_torchs(dtype):
     for norm in (fast, plain):
         torch.nn.init.uniform_(norm.weight, generator=torch.Generator().manual_seed(1))
     last = x.contiguous(memory_format=torch.channels_last)
-    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 3e-2, "rtol": 3e-2}
+    tolerance = (
+        {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 3e-2, "rtol": 3e-2}
+    )
     torch.testing.assert_close(fast(last).float(), plain(x.float()), **tolerance)
     assert fast(last).dtype == dtype
     assert set(fast.state_dict()) == set(plain.state_dict())

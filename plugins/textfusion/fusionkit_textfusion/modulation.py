@@ -1,7 +1,7 @@
 """Affine fusion unit: infrared features weighted by the sentence, then added to the visible ones.
 
-Source: C. Cheng et al., "TextFusion: Unveiling the power of textual semantics for controllable image
-fusion", Information Fusion 117 (2025) 102790, and its released code.
+Source: C. Cheng et al., "TextFusion: Unveiling the power of textual semantics for controllable
+image fusion", Information Fusion 117 (2025) 102790, and its released code.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ class AffineFusion(nn.Module):
     as the text has dimensions (512) and multiplies by the text itself; in a network of another
     width a linear map W brings the text to C numbers (``project=True``). There is no gate and
     no softmax, as in the released code. For the ablation each branch has a residual,
-    :math:`v + A_v(\cdot)` and :math:`(W t) \odot (r + A_r(\cdot))`; W starts at zero weight and unit bias, the
-    A's at zero, so it starts as plain addition like every scheme of the bench. ``residual=False``
-    gives the paper's unit.
+    :math:`v + A_v(\cdot)` and :math:`(W t) \odot (r + A_r(\cdot))`; W starts at zero weight and
+    unit bias, the A's at zero, so it starts as plain addition like every scheme of the bench.
+    ``residual=False`` gives the paper's unit.
 
     Args:
         channels: C, the depth of the maps.
@@ -62,7 +62,9 @@ class AffineFusion(nn.Module):
         guides: Mapping[str, Tensor],
     ) -> Tensor:
         if text is None:
-            raise ValueError("textfusion acts by text, but the batch has none: encode prompts first.")
+            raise ValueError(
+                "textfusion acts by text, but the batch has none: encode prompts first."
+            )
         weight = self.weight(text.pooled.to(visible.dtype))[..., None, None]
         if self.residual:
             added = weight * (infrared + self.infrared(infrared))
@@ -76,4 +78,3 @@ def _branch(channels: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Conv2d(2 * channels, channels, 1, bias=False),
     )
-
