@@ -1,7 +1,8 @@
 """Shapes of what plugins build. Nothing to inherit: an object that has these methods fits.
 
-The kinds, how they are built and how they are called. A factory is called with keywords only; whatever it does not know is refused by the registry with the nearest
-name. Optional facts about a component are plain class attributes, read with ``getattr``.
+The kinds, how they are built and how they are called. A factory is called with keywords only;
+whatever it does not know is refused by the registry with the nearest name. Optional facts about a
+component are plain class attributes, read with ``getattr``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
