@@ -178,7 +178,7 @@ class AblationParameters(DataParameters, MachineParameters):
     ]
     recipe: Annotated[str, Component("recipe")] = "control"
     """Whose task, loss weights and training protocol are used."""
-    steps: Count = 420
+    steps: Count = 600
     batch_size: Count = 16
     seeds: Seeds = [0]
     questions: Count = 200

@@ -45,22 +45,31 @@ class GradientL1(nn.Module):
 
 
 class RegionL1(nn.Module):
-    r"""Absolute difference averaged over the named thing alone.
+    r"""Absolute difference averaged over the named thing alone, and over the thing not named.
 
     .. math:: \overline{|F - T|}^{\,M} = \sum M |F - T| \,/\, \sum M
 
-    A person covers one pixel in a hundred; a mean over the picture hardly sees it. Needs
-    ``batch.targets["mask"]``, ``(B, 1, H, W)``; pictures whose mask is empty do not count.
-    Source: ours (the measured effect stands in the plugin's README).
+    A person covers one pixel in a hundred; a mean over the picture hardly sees it. Term ``region``
+    needs ``batch.targets["mask"]``, ``(B, 1, H, W)``; with ``batch.targets["other"]``, the mask of
+    what another prompt would have named, term ``contrast`` is the same over that thing, which
+    must stay as it is. Pictures whose mask is empty do not count. Source: ours (the measured
+    effect stands in the plugin's README).
     """
 
     def forward(self, batch: Batch, fused: Fused) -> dict[str, Tensor]:
         target = _target(batch, "region")
         if "mask" not in batch.targets:
             raise ValueError("loss 'region' needs batch.targets['mask'], which this task lacks.")
-        mask = batch.targets["mask"]
-        area = mask.sum((1, 2, 3))
-        error = ((fused.image - target).abs().mean(1, keepdim=True) * mask).sum((1, 2, 3))
-        named = area > 0
-        share = torch.where(named, error / area.clamp(min=1), torch.zeros_like(error))
-        return {"region": share.sum() / named.sum().clamp(min=1)}
+        error = (fused.image - target).abs().mean(1, keepdim=True)
+        terms = {"region": _inside(error, batch.targets["mask"])}
+        if "other" in batch.targets:
+            terms["contrast"] = _inside(error, batch.targets["other"])
+        return terms
+
+
+def _inside(error: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the pictures that have a mask of the mean error inside it."""
+    area = mask.sum((1, 2, 3))
+    named = area > 0
+    inside = (error * mask).sum((1, 2, 3)) / area.clamp(min=1)
+    return torch.where(named, inside, torch.zeros_like(inside)).sum() / named.sum().clamp(min=1)

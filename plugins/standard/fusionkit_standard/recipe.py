@@ -16,12 +16,12 @@ def control() -> Recipe:
         modulation="film",
         encoder="tiny-clip",
         losses=("pixel-l1", "gradient-l1", "region-l1"),
-        weights={"pixel": 1.0, "gradient": 0.5, "region": 0.5},
+        weights={"pixel": 1.0, "gradient": 0.5, "region": 0.5, "contrast": 0.25},
         metrics=("EN", "SD", "SF", "AG", "MI", "SSIM", "VIF", "Qabf", "SCD"),
         standardise_text=True,
         stages=(
             Stage(
-                steps=420,
+                steps=600,
                 batch_size=16,
                 crop=64,
                 learning_rate=2e-3,

@@ -212,3 +212,15 @@ def test_fast_group_norm_has_the_right_gradient():
 def test_a_constant_map_is_normalised_to_the_bias_not_to_nan():
     constant = torch.full((1, 8, 4, 4), 3.0).contiguous(memory_format=torch.channels_last)
     assert torch.equal(GroupNorm(4, 8)(constant), torch.zeros(1, 8, 4, 4))
+
+
+def test_region_l1_also_looks_at_the_thing_that_was_not_named():
+    from fusionkit.batch import Fused
+
+    batch = tiny_batch()
+    mask = batch.targets["mask"]
+    targets = {**batch.targets, "mask": torch.zeros_like(mask), "other": mask}
+    fused = Fused(image=batch.targets["fused"] + 0.2 * mask)
+    terms = losses.RegionL1()(batch.replace(targets=targets), fused)
+    assert terms["region"].item() == 0
+    assert terms["contrast"].item() == pytest.approx(0.2, abs=1e-6)
