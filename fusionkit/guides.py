@@ -26,7 +26,9 @@ class GuideCache:
 
     A guide that can draw many prompts over one picture at once has a method
     ``grid(batch, prompts) -> {name: (B, P, h, w)}``; its maps are computed here once per picture,
-    kept in half precision, and cost a look-up in training. Others are asked prompt by prompt.
+    kept in half precision, and cost a look-up in training. Others are asked prompt by prompt, and
+    may have any number of channels. Maps are kept in main memory, like the pairs they belong to,
+    wherever the guide computes.
 
     Args:
         guides: what draws the maps.
@@ -55,9 +57,9 @@ class GuideCache:
         return bool(self.maps)
 
     def __call__(self, index: int, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Maps of one pair for each prompt, ``(len(prompts), 1, h, w)`` float."""
+        """Maps of one pair for each prompt, ``(len(prompts), C, h, w)`` float, on the CPU."""
         rows = [self.column[p] for p in prompts]
-        return {name: maps[rows][:, None].float() for name, maps in self.maps[index].items()}
+        return {name: maps[rows].float() for name, maps in self.maps[index].items()}
 
 
 @torch.no_grad()
@@ -67,18 +69,25 @@ def _draw(guides: Guides, pairs: Sequence[Pair], prompts: Sequence[str]) -> list
         infrared=torch.stack([p.infrared for p in pairs]),
         names=tuple(p.name for p in pairs),
     )
-    drawn: dict[str, Tensor] = {}
+    drawn: dict[str, Tensor] = {}  # each B P C h w
     for guide in guides.values():
         if hasattr(guide, "grid"):
-            drawn |= guide.grid(batch, prompts)
+            drawn |= {n: _kept(maps)[:, :, None] for n, maps in guide.grid(batch, prompts).items()}
             continue
-        columns = [guide(batch.replace(prompts=(p,) * len(batch))) for p in prompts]
-        drawn |= {name: torch.cat([c[name] for c in columns], 1) for name in columns[0]}
-    return [{name: maps[i].half() for name, maps in drawn.items()} for i in range(len(pairs))]
+        asked = [
+            {n: _kept(maps) for n, maps in guide(batch.replace(prompts=(p,) * len(batch))).items()}
+            for p in prompts
+        ]
+        drawn |= {name: torch.stack([maps[name] for maps in asked], 1) for name in asked[0]}
+    return [{name: maps[i] for name, maps in drawn.items()} for i in range(len(pairs))]
+
+
+def _kept(maps: Tensor) -> Tensor:
+    return maps.to("cpu", torch.float16)
 
 
 def enlarge(guide_map: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map ``(B, 1, h, w)`` at the size of the picture."""
+    """Maps ``(B, C, h, w)`` at the size of the picture."""
     if guide_map.shape[-2:] == size:
         return guide_map
     return interpolate(guide_map, size, mode="bilinear", align_corners=False)
