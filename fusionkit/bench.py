@@ -27,12 +27,12 @@ from fusionkit.data import collate
 from fusionkit.errors import BadRequest
 from fusionkit.evaluation import build_metrics, evaluate, facts
 from fusionkit.guides import add_guides
-from fusionkit.methods import Method, build_encoder
+from fusionkit.methods import Method, build_encoder, load_checkpoint
 from fusionkit.protocols import Pair
 from fusionkit.recipe import Recipe
 from fusionkit.registry import Registry
 from fusionkit.statistics import interval_nested, paired_difference
-from fusionkit.training import Trained, build_task, train
+from fusionkit.training import Trained, build_task, check_recipe, train
 
 QUESTION_SEED = 20_240
 """Seed of the held-out questions: the same for every arm and every seed of training."""
@@ -101,6 +101,7 @@ class Bench:
             for split, count in (("train", train_pairs), ("test", test_pairs))
         }
         recipe = self.arms[self.studied]
+        self._check_parts()
         self.run = store.create_run(
             path,
             parameters=parameters,
@@ -113,6 +114,15 @@ class Bench:
         )
         self.trained: dict[tuple[str, int], Method] = {}
         self.started = time.perf_counter()
+
+    def _check_parts(self) -> None:
+        """Build what the arms name once: a wrong name or option must not cost an earlier run."""
+        for recipe in self.arms.values():
+            method = Method(recipe, self.registry, device=self.device, encoder=self.encoder)
+            check_recipe(method)
+            if self.start_from is not None:
+                method.load_state(load_checkpoint(self.start_from))
+        build_metrics(self.metrics, registry=self.registry, encoder=self.encoder)
 
     @classmethod
     def ablation(cls, p: Any) -> "Bench":
@@ -185,7 +195,16 @@ class Bench:
     @cached_property
     def encoder(self) -> Any:
         """The encoder that all arms share."""
-        return build_encoder(self.arms[self.studied], self.registry, self.device)
+        recipe = self.arms[self.studied]
+        if recipe.encoder is None:
+            return None
+        return build_encoder(recipe, self.registry, self.device)
+
+    @property
+    def encoder_name(self) -> str:
+        """Its name in quotes, or ``none``."""
+        part = self.arms[self.studied].encoder
+        return "none" if part is None else repr(part.name)
 
     @cached_property
     def train_set(self) -> list[Pair]:
@@ -387,7 +406,7 @@ class Bench:
         said = [
             f"{len(self.train_set)} training and {len(self.test_set)} held-out pairs of "
             f"{self.dataset!r}, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, "
-            f"encoder {self.arms[self.studied].encoder.name!r}."
+            f"encoder {self.encoder_name}."
         ]
         if any(pair.masks for pair in self.test_set):
             said.append(

@@ -7,7 +7,9 @@ is answered by one short message on stderr. Nothing heavy is imported before a c
 import json
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -40,7 +42,17 @@ def commands() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The console script: run a command and leave with its exit status."""
-    sys.exit(_run(args))
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_remark, warnings.showwarning)
+        sys.exit(_run(args))
+
+
+def _remark(show: Callable[..., None], message: Warning, *where: Any, **more: Any) -> None:
+    """A warning for the user without the line of our source that gave it."""
+    if type(message) is UserWarning:
+        click.echo(f"fusionkit: note: {message}", err=True)
+    else:
+        show(message, *where, **more)
 
 
 def _run(args: Sequence[str] | None) -> int:

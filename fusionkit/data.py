@@ -231,6 +231,8 @@ def write_image(path: str | os.PathLike, image: Tensor) -> Path:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         reason = error.strerror or str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "a file is where its folder should be"
         raise CannotWrite(
             f"cannot write {path} ({reason}): choose a folder that is writable and has room."
         ) from error

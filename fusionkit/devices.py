@@ -4,19 +4,25 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from fusionkit.errors import BadRequest
+from fusionkit.errors import BadRequest, did_you_mean
 
+DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """``auto`` is the first GPU where there is one, else the CPU; otherwise a torch device name."""
+    """``auto`` is the first GPU where there is one, else the CPU; otherwise one of ``DEVICES``."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BadRequest(f"{name!r} is no device; use auto, cpu, cuda or cuda:N.") from None
+        device = None
+    if device is None or device.type not in DEVICES:
+        hint = did_you_mean(name, ("auto", *DEVICES))
+        raise BadRequest(f"{name!r} is no device; use auto, cpu, mps, cuda or cuda:N.{hint}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise BadRequest(f"{name!r} was asked for, but this machine has no Apple GPU; use cpu.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadRequest(f"{name!r} was asked for, but this machine has no usable GPU; use cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

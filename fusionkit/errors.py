@@ -6,7 +6,7 @@ survives pickling between processes.
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 
 class FusionkitError(Exception):
@@ -111,12 +111,16 @@ class Interrupted(FusionkitError):
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     """The most similar of the known names, best first; empty when nothing is similar.
 
-    Upper and lower case, hyphens and underscores count as the same.
+    Upper and lower case, hyphens and underscores count as the same; of names that differ in
+    nothing else (the metrics ``EN`` and ``en``) the one written more like ``name`` is taken.
     """
-    plain: dict[str, str] = {}
+    plain: dict[str, list[str]] = {}
     for candidate in known:
-        plain.setdefault(_plain(candidate), candidate)
-    return [plain[match] for match in get_close_matches(_plain(name), plain, n=count)]
+        plain.setdefault(_plain(candidate), []).append(candidate)
+    return [
+        max(plain[match], key=lambda candidate: SequenceMatcher(None, candidate, name).ratio())
+        for match in get_close_matches(_plain(name), plain, n=count)
+    ]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

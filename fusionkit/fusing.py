@@ -43,6 +43,8 @@ def fuse_files(
         raise BadRequest(f"{ir} and {vi}: give two files or two folders.")
     pairs = match_pairs(ir, vi)
     if ir.is_dir():
+        if output.is_file():
+            raise BadRequest(f"{output} is a file; two folders are fused into a folder.")
         targets = [output / f"{pair.name}{SUFFIX}" for pair in pairs]
     else:
         targets = [output / f"{pairs[0].vi.stem}{SUFFIX}" if output.is_dir() else output]

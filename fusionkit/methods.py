@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fusionkit import devices
@@ -142,7 +143,13 @@ class Method:
                 f"as this recipe builds it: {str(error).splitlines()[1].strip()}"
             ) from None
         if self.bank is not None:
-            self.bank.load_state(dict(state.get("text", {})))
+            text = dict(state.get("text", {}))
+            if self.recipe.standardise_text and not text:
+                raise BadRequest(
+                    f"the checkpoint lacks the text statistics that {self.recipe.name!r} was "
+                    "trained with, so it would read every prompt wrongly; train it again."
+                )
+            self.bank.load_state(text)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the checkpoint; the file appears whole or not at all."""
@@ -165,6 +172,12 @@ def build_network(recipe: Recipe, registry: Registry, text_dim: int | None) -> n
             raise BadRequest(
                 f"network {part.name!r} has no point at which text meets features, so it takes no "
                 f"modulation {scheme.name!r}; leave modulation unset, or choose another network."
+            )
+        reads = getattr(registry.entry("modulation", scheme.name).factory, "uses_text", True)
+        if text_dim is None and reads:
+            raise BadRequest(
+                f"modulation {scheme.name!r} reads text, but recipe {recipe.name!r} has no "
+                "encoder: name one, or take a modulation that reads none."
             )
 
         def build(channels: int, **options: Any) -> nn.Module:
@@ -224,7 +237,15 @@ def load_method(
         raise BadRequest(f"{checkpoint} holds weights of {state['recipe']!r}, not of {name!r}.")
     kept = {key: state["parts"][key] for key in type(recipe).model_fields if key in state["parts"]}
     callables = {key: getattr(recipe, key) for key in ("task", "step", "refine", "official")}
-    method = Method(Recipe(**kept, **callables), registry, device=where, dtype=dtype)
+    try:
+        recipe = Recipe(**kept, **callables)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadRequest(
+            f"{checkpoint} describes a method that this fusionkit cannot build: "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
+        ) from None
+    method = Method(recipe, registry, device=where, dtype=dtype)
     method.load_state(state)
     return method
 
@@ -276,6 +297,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise BadRequest(
             f"{path} is no fusionkit checkpoint; authors' weights are read by load_official."
         )
+    if missing := {"recipe", "parts", "network"} - set(state):
+        raise BadRequest(f"{path} is no whole checkpoint: it lacks {', '.join(sorted(missing))}.")
     return state
 
 

@@ -347,9 +347,7 @@ class Registry:
             DuplicateComponent, UnknownComponent: as :meth:`entry`.
         """
         factory = self.entry(kind, name).factory
-        parameters = _parameters(factory)
-        if parameters is not None:
-            _check_options(f"{kind} {name!r}", parameters, options)
+        check_options(f"{kind} {name!r}", factory, options)
         return factory(**options)
 
     def accepts(self, kind: str, name: str, parameter: str) -> bool:
@@ -459,9 +457,11 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter] 
         return None
 
 
-def _check_options(
-    what: str, parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any]
-) -> None:
+def check_options(what: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """BadRequest with the nearest name where a factory does not take, or lacks, an option."""
+    parameters = _parameters(factory)
+    if parameters is None:
+        return
     takes = [name for name, p in parameters.items() if p.kind in _BY_NAME]
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     choice = f" It takes {', '.join(takes)}." if takes else " It takes no options."

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fusionkit import devices
 from fusionkit.batch import Batch
-from fusionkit.errors import BadRequest, Interrupted, TrainingDiverged
+from fusionkit.errors import BadRequest, Interrupted, TrainingDiverged, did_you_mean
 from fusionkit.methods import (
     Method,
     _channels_last,
@@ -33,7 +33,7 @@ from fusionkit.methods import (
 )
 from fusionkit.protocols import Pair, Task
 from fusionkit.recipe import Recipe, Stage
-from fusionkit.registry import Registry
+from fusionkit.registry import Registry, check_options
 
 Log = Callable[[int, Mapping[str, float]], None]
 
@@ -90,8 +90,6 @@ def train(
     registry = registry or Registry.from_environment()
     where = devices.pick_device(device)
     dtype = devices.pick_precision(precision, where)
-    if recipe.task is None:
-        raise BadRequest(f"recipe {recipe.name!r} has no training task.")
     if not len(pairs):
         raise BadRequest("there is no pair to train on.")
 
@@ -101,14 +99,7 @@ def train(
     if method.bank is not None:
         method.bank.add(task.prompts)
         method.bank.fit()
-    losses = {
-        part.name: _to(
-            create(registry, "loss", part.name, part.options, encoder=method.encoder), where
-        )
-        for part in recipe.losses
-    }
-    if not losses and recipe.step is None:
-        raise BadRequest(f"recipe {recipe.name!r} names no loss, so there is nothing to train for.")
+    losses = build_losses(method)
 
     if start_from is not None:
         method.load_state(load_checkpoint(start_from))
@@ -200,15 +191,47 @@ def build_task(
     method: Method, pairs: Sequence[Pair], options: Mapping[str, Any] | None = None
 ) -> Task:
     """The recipe's task over these pairs, with the method's encoder and guides."""
+    return method.recipe.task(**_task_arguments(method, pairs, options))
+
+
+def check_recipe(method: Method) -> None:
+    """BadRequest for what is wrong with losses and task options, before any pair is read."""
+    build_losses(method)
+    for stage in method.recipe.stages:
+        _task_arguments(method, (), stage.task_options)
+
+
+def _task_arguments(
+    method: Method, pairs: Sequence[Pair], options: Mapping[str, Any] | None
+) -> dict[str, Any]:
     recipe = method.recipe
-    crop = recipe.stages[0].crop
-    return recipe.task(
-        pairs=pairs,
-        registry=method.registry,
-        encoder=method.encoder,
-        guides=method.guides,
-        **{"crop": crop, **recipe.task_options, **(options or {})},
-    )
+    if recipe.task is None:
+        raise BadRequest(f"recipe {recipe.name!r} has no training task.")
+    given = {
+        "pairs": pairs,
+        "registry": method.registry,
+        "encoder": method.encoder,
+        "guides": method.guides,
+        "crop": recipe.stages[0].crop,
+        **recipe.task_options,
+        **(options or {}),
+    }
+    check_options(f"the task of recipe {recipe.name!r}", recipe.task, given)
+    return given
+
+
+def build_losses(method: Method) -> dict[str, Any]:
+    """The recipe's losses by name, on the method's device."""
+    recipe = method.recipe
+    if not recipe.losses and recipe.step is None:
+        raise BadRequest(f"recipe {recipe.name!r} names no loss, so there is nothing to train for.")
+    return {
+        part.name: _to(
+            create(method.registry, "loss", part.name, part.options, encoder=method.encoder),
+            method.device,
+        )
+        for part in recipe.losses
+    }
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -243,11 +266,11 @@ def _step(
             terms = dict(fused.terms)
             for loss in losses.values():
                 terms |= loss(batch, fused)
-    unknown = set(weights) - set(terms)
+    unknown = sorted(set(weights) - set(terms))
     if unknown:
         raise BadRequest(
-            f"recipe {method.recipe.name!r} weights the terms {sorted(unknown)}, which no loss "
-            f"gives; the terms are {sorted(terms)}."
+            f"recipe {method.recipe.name!r} weights the terms {unknown}, which no loss "
+            f"gives; the terms are {sorted(terms)}.{did_you_mean(unknown[0], terms)}"
         )
     total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
     optimizer.zero_grad(set_to_none=True)

@@ -209,7 +209,8 @@ def existing(place: Location) -> dict:
         return root
     if place.exists():
         raise StoreError(
-            f"{place} is not a run of fusionkit: it has no zarr.json, but {some(place.names())}."
+            f"{place} is not a run of fusionkit: it has no zarr.json, "
+            + (f"but {some(names)}." if (names := list(place.names())) else "and nothing else.")
         )
     text = f"no run at {place}."
     if place.local is not None and place.local.parent.is_dir():

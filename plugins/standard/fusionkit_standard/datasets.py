@@ -176,7 +176,7 @@ class Scenes(Sequence[Pair]):
     one for each class that is in the picture. Depth in metres, 1000 in the sky.
 
     Args:
-        root: not used.
+        root: None; there is no folder to read.
         split: ``train``, ``test`` or ``validation``.
         count: number of pairs; 512 to train, 64 otherwise.
         size: side in pixels, or (height, width); 128 by default.
@@ -210,6 +210,11 @@ class Scenes(Sequence[Pair]):
                 f"data set 'scenes' has no split {split!r}: it has {', '.join(self.first)}.",
                 asked=split,
                 known=self.first,
+            )
+        if root is not None:
+            raise BadRequest(
+                f"data set 'scenes' is generated and reads no folder, but was given {root}; "
+                "for pictures of your own use data set 'folder'."
             )
         count = (512 if split == "train" else 64) if count is None else count
         if not 1 <= count <= 100_000:
