@@ -143,6 +143,14 @@ def test_plugins_lists_components_and_faults(run, bench):
     assert "mine, partial: fusionkit_metrics: RuntimeError: no luck today" in out
 
 
+def test_plugins_says_what_each_plugin_cost(run, bench):
+    bench.seconds["mine"] = 1.234
+    _, out, _ = run("plugins")
+    heading, row = (line.split() for line in out.splitlines()[-4:-2])
+    assert heading[-1] == "seconds"
+    assert row[0] == "mine" and row[-2:] == ["1.23", "s"]
+
+
 def test_plugins_of_one_kind_still_shows_what_is_broken(run, bench):
     install(bench, "other", loss={"l1": dict})
     _, out, _ = run("plugins", "--kind", "loss")
