@@ -69,7 +69,12 @@ class Method:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Fused:
-        """Fuse a batch of any size: text and guides added, padded, fused, cropped, refined."""
+        """Fuse a batch of any size: text and guides added, padded, fused, cropped, refined.
+
+        The result lies where the pictures came from, whatever the device of the method, so that it
+        can be compared with its sources and targets, and saved.
+        """
+        home = batch.visible.device
         self.network.eval()
         batch = self.with_text(add_guides(batch.to(self.device), self.guides))
         padded, size = _pad(batch, getattr(self.network, "multiple_of", 1))
@@ -82,7 +87,11 @@ class Method:
         )
         if self.recipe.refine is not None:
             fused = self.recipe.refine(self, batch, fused)
-        return fused
+        return Fused(
+            image=fused.image.to(home),
+            maps={name: values.to(home) for name, values in fused.maps.items()},
+            terms=fused.terms,
+        )
 
     def fuse(
         self, ir: Tensor, vi: Tensor, text: Sequence[str] | str | TextFeatures | None = None
@@ -96,7 +105,7 @@ class Method:
                 default.
 
         Returns:
-            ``(B, 3, H, W)`` in [0, 1].
+            ``(B, 3, H, W)`` in [0, 1], on the device of ``vi``.
 
         Raises:
             BadRequest: sizes that differ, values outside [0, 1], a wrong number of prompts.
