@@ -6,6 +6,7 @@ the same numbers as one that was not.
 """
 
 import fnmatch
+import hashlib
 import math
 import os
 import signal
@@ -77,7 +78,8 @@ def train(
         device, precision: ``auto``, or a name; see :mod:`fusionkit.devices`.
         encoder: one already built, shared between runs; None builds the recipe's.
         checkpoint: file for weights and progress, written every ``save_seconds``, at the end and
-            when interrupted. An existing one of the same recipe and seed is continued.
+            when interrupted. An existing one of the same recipe, seed, pairs and start is
+            continued; one of another run is refused.
         resume: False starts over and replaces the file.
         log: called as ``log(step, terms)`` every ``log_every`` steps (default: 40 times a run).
         label: stands before the progress.
@@ -104,12 +106,17 @@ def train(
     if start_from is not None:
         method.load_state(load_checkpoint(start_from))
     run = Trained(method, task)
-    saved = _resume(method, checkpoint, recipe, seed) if resume and checkpoint else None
+    origin = {"pairs": _fingerprint(pairs), "start": _file_fingerprint(start_from)}
+    saved = _resume(method, checkpoint, recipe, seed, origin) if resume and checkpoint else None
     first = 0
+    total = sum(stage.steps for stage in recipe.stages)
     if saved is not None:
         first, run.history, run.seconds = saved["step"], saved["history"], saved["seconds"]
-
-    total = sum(stage.steps for stage in recipe.stages)
+        print(
+            f"{label or recipe.name}: {'continues at' if first < total else 'has'} step {first} "
+            f"of {total}, from {checkpoint}; resume=False starts over",
+            flush=True,
+        )
     every = log_every or max(1, total // 40)
     progress = Progress(total, label or recipe.name, first)
     start = time.perf_counter()
@@ -118,9 +125,13 @@ def train(
     def save(step: int, optimizer: torch.optim.Optimizer | None) -> None:
         if checkpoint is None:
             return
+        broken = [n for n, p in method.network.named_parameters() if not p.isfinite().all()]
+        if broken:  # a gradient may overflow under a finite loss: keep the good state on disk
+            _check_finite({f"parameter {broken[0]}": math.nan}, step, recipe, checkpoint)
         training = {
             "step": step,
             "seed": seed,
+            "origin": origin,
             "history": run.history,
             "seconds": run.seconds + time.perf_counter() - start,
             "sums": sums,
@@ -132,6 +143,7 @@ def train(
     done = 0
     sums: dict[str, Tensor] = {} if saved is None else saved["sums"]
     counted = 0 if saved is None else saved["counted"]
+    settings = recipe.stages[0].crop, {}
     with _stop_signals() as stopped:
         for stage in recipe.stages:
             stage_start, done = done, done + stage.steps
@@ -141,8 +153,10 @@ def train(
             optimizer = _optimizer(stage, parameters, where)
             if saved is not None and stage_start < first:
                 optimizer.load_state_dict(saved["optimizer"])
-            if stage.task_options:
-                task = build_task(method, pairs, stage.task_options)
+            if settings != (stage.crop, stage.task_options):
+                settings = stage.crop, stage.task_options
+                crop = {"crop": stage.crop} | recipe.task_options
+                task = build_task(method, pairs, crop | stage.task_options)
             weights = recipe.weights if stage.weights is None else stage.weights
             for step in range(max(first, stage_start), done):
                 terms = _step(
@@ -321,7 +335,11 @@ def _optimizer(
 
 
 def _resume(
-    method: Method, checkpoint: str | os.PathLike[str], recipe: Recipe, seed: int
+    method: Method,
+    checkpoint: str | os.PathLike[str],
+    recipe: Recipe,
+    seed: int,
+    origin: Mapping[str, str],
 ) -> dict[str, Any] | None:
     if not Path(checkpoint).exists():
         return None
@@ -336,8 +354,32 @@ def _resume(
             f"{checkpoint} belongs to a run with other settings; choose another file, "
             "or resume=False to replace it."
         )
+    if (before := training.get("origin", origin)) != origin:
+        what = "pairs" if before["pairs"] != origin["pairs"] else "starting weights"
+        raise BadRequest(
+            f"{checkpoint} belongs to a run with other {what}; choose another file, "
+            "or resume=False to replace it."
+        )
     method.load_state(state)
     return training
+
+
+def _fingerprint(pairs: Sequence[Pair]) -> str:
+    """Which pairs: changes with names, sizes and pixels."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        facts = pair.name, tuple(pair.visible.shape), *map(_sum, (pair.visible, pair.infrared))
+        digest.update(repr(facts).encode())
+    return digest.hexdigest()
+
+
+def _sum(picture: Tensor) -> int:
+    """In whole numbers, so that the order of summation does not show."""
+    return int((picture * 65_535).round().long().sum())
+
+
+def _file_fingerprint(path: str | os.PathLike[str] | None) -> str:
+    return "" if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _check_finite(terms: Mapping[str, float], step: int, recipe: Recipe, checkpoint: Any) -> None:

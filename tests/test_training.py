@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 import torch
@@ -183,6 +184,70 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, registry, tmp_path):
     run(recipe, registry, checkpoint=file, seed=3, resume=False)
 
 
+def test_a_checkpoint_of_other_pairs_is_refused(recipe, registry, tmp_path):
+    """The same recipe and file, but another data set: its weights must not pass for new ones."""
+    file = tmp_path / "pairs.pt"
+    run(recipe, registry, checkpoint=file)
+    others = [replace(pair, visible=1 - pair.visible) for pair in tiny_pairs(4)]
+    options = {"registry": registry, "device": "cpu", "precision": "float32", "checkpoint": file}
+    with pytest.raises(BadRequest, match=r"pairs.pt belongs to a run with other pairs"):
+        training.train(recipe, others, **options)
+    with pytest.raises(BadRequest, match="other pairs"):
+        training.train(recipe, tiny_pairs(3), **options)
+
+
+def test_a_checkpoint_of_another_start_is_refused(recipe, registry, tmp_path):
+    start, file = tmp_path / "start.pt", tmp_path / "next.pt"
+    run(recipe, registry, checkpoint=start)
+    run(recipe, registry, checkpoint=file)
+    with pytest.raises(BadRequest, match="other starting weights"):
+        run(recipe, registry, checkpoint=file, start_from=start)
+
+
+def test_what_is_taken_up_is_said(recipe, registry, tmp_path, capsys):
+    file = tmp_path / "done.pt"
+    run(recipe, registry, checkpoint=file, label="arm")
+    assert "resume" not in capsys.readouterr().out
+    run(recipe, registry, checkpoint=file, label="arm")
+    said = capsys.readouterr().out
+    assert f"arm: has step 40 of 40, from {file}; resume=False starts over" in said
+
+
+def test_weights_that_are_not_numbers_are_never_kept(recipe, registry, tmp_path):
+    """Finite terms do not promise finite gradients: the root of zero has none."""
+    file = tmp_path / "root.pt"
+
+    def step(network, batch, losses):
+        image = network(batch).image
+        return {"root": (image - image.detach()).square().sum().sqrt()}
+
+    rooted = recipe.model_copy(update={"step": step, "weights": {}, "losses": ()})
+    with pytest.raises(TrainingDiverged, match=r"parameter .* not finite by step"):
+        run(rooted.with_overrides({"steps": 1}), registry, checkpoint=file)
+    assert not file.exists()
+
+
+def test_every_stage_has_its_own_crop_and_task_options(recipe, registry):
+    seen = []
+
+    class Noted(Brighten):
+        def __init__(self, *, crop, poison_at=None, **given):
+            super().__init__(crop=crop, poison_at=poison_at, **given)
+            self.note = crop, poison_at
+
+        def sample(self, count, generator):
+            seen.append(self.note)
+            return super().sample(count, generator)
+
+    noted = recipe.model_copy(update={"task": Noted}).with_overrides({"stages": [
+        {"name": "small", "steps": 1, "crop": 8},
+        {"name": "large", "steps": 1, "crop": 16, "task_options": {"poison_at": 99}},
+        {"name": "whole", "steps": 1},
+    ]})  # fmt: skip
+    run(noted, registry)
+    assert seen == [(8, None), (16, 99), (None, None)]
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state(
     recipe, registry, tmp_path
 ):
@@ -248,6 +313,14 @@ def test_asking_for_a_gpu_that_is_not_there_says_so(recipe, registry):
 def test_the_same_code_trains_on_a_gpu(recipe, registry):
     history = run(recipe, registry, device="cuda", precision="auto").history
     assert history[40]["distance"] < 0.6 * history[5]["distance"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_results_lie_where_the_pictures_came_from(recipe, registry):
+    method = run(recipe, registry, device="cuda").method
+    (pair,) = tiny_pairs(1)
+    assert method.fuse(pair.infrared[None], pair.visible[None], "darker").is_cpu
+    assert method.fuse(pair.infrared[None].cuda(), pair.visible[None].cuda(), "darker").is_cuda
 
 
 # -- methods ------------------------------------------------------------------------------------
