@@ -1,0 +1,69 @@
+"""What a run is said to show: judged against chance, with the baseline beside it."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from fusionkit.bench import control_table, verdict
+
+
+def tree(**arms):
+    """A stored run's control group: ``named_right`` per arm, seed and scene."""
+    values = np.array(list(arms.values()), dtype=float)
+    dims = ("arm", "seed", "scene")
+    group = xr.Dataset(
+        {"named_right_scene": (dims, values), "named_right": (dims[:2], values.mean(-1))},
+        coords={"arm": list(arms), "seed": list(range(values.shape[1]))},
+    )
+    return xr.DataTree.from_dict({"control": group})
+
+
+def scenes(share, count=100, seeds=2):
+    """Each scene right or wrong, this share of them right, the same in every seed."""
+    return [[1.0] * round(share * count) + [0.0] * (count - round(share * count))] * seeds
+
+
+def test_control_is_judged_against_chance_and_not_against_the_baseline():
+    """Two schemes that both obey differ by nothing, yet the words matter in both."""
+    both = tree(gate=scenes(0.9), film=scenes(0.9))
+    said = verdict(both, "gate", "film", [0, 1])
+    assert said.startswith("film: the text controls the result")
+    assert "gate: 90%, difference +0.000" in said
+    better_than_nothing = tree(worse=scenes(0.1), film=scenes(0.5))
+    assert "is not seen to control" in verdict(better_than_nothing, "worse", "film", [0, 1])
+
+
+def test_a_blind_network_is_not_seen_to_control_anything():
+    blind = tree(none=[[0.5] * 50] * 2, film=scenes(0.54, 50))
+    assert "film: the text is not seen to control" in verdict(blind, "none", "film", [0, 1])
+    assert "none: the text is not seen to control" in verdict(blind, "film", "none", [0, 1])
+
+
+def test_doing_the_opposite_is_said():
+    assert "to the opposite" in verdict(
+        tree(none=[[0.5] * 60] * 2, film=scenes(0.1, 60)), "none", "film", [0, 1]
+    )
+
+
+def test_seeds_that_disagree_widen_the_interval_of_the_verdict():
+    """One seed obeys, the other is blind: scenes alone would look certain."""
+    mixed = tree(none=[[0.5] * 80] * 2, film=[[1.0] * 80, [0.5] * 80])
+    assert "75% [50%, 100%]" in verdict(mixed, "none", "film", [0, 1])
+
+
+def test_the_table_has_a_row_per_arm_and_the_reference():
+    table = control_table(
+        tree(none=[[0.5] * 20] * 2, film=scenes(0.9, 20)), ["none", "film"], [0, 1]
+    )
+    assert table.loc["none", "named_right"] == "0.500 [0.500, 0.500]"
+    assert table.loc["film", "named_right"].startswith("0.900 [0.")
+    assert table.loc["chance", "named_right"] == "0.5"
+
+
+def test_a_run_that_was_asked_nothing_has_an_empty_table():
+    assert control_table(xr.DataTree(), ["method"], [0]).empty
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_the_number_of_seeds_is_free(seeds):
+    assert "controls" in verdict(tree(none=scenes(0.5), film=scenes(0.95)), "none", "film", seeds)
