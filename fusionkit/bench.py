@@ -60,6 +60,7 @@ class Bench:
         parameters: what goes into the store's attributes.
         notebook: the notebook whose parameters these are.
         start_from: a checkpoint whose weights the arms start from.
+        strict_weights: see :func:`fusionkit.training.train`.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Bench:
         parameters: Mapping[str, Any],
         notebook: str,
         start_from: str | None = None,
+        strict_weights: bool = True,
     ) -> None:
         self.arms, self.registry, self.seeds = dict(arms), registry, list(seeds)
         self.baseline, self.studied = next(iter(self.arms)), list(self.arms)[-1]
@@ -93,7 +95,7 @@ class Bench:
         if prompts is not None and len(prompts) < 2:
             raise BadRequest("prompts: give two or more, so that their effects can be compared.")
         self.prompts, self.count = prompts, questions
-        self._shown, self.start_from = shown, start_from
+        self._shown, self.start_from, self._strict = shown, start_from, strict_weights
         self._pairs = {
             split: registry.create(
                 "dataset", dataset, root=data_root, split=split, count=count, size=image_size
@@ -173,6 +175,7 @@ class Bench:
             parameters=parameters,
             notebook=notebook,
             start_from=getattr(p, "checkpoint", None),
+            strict_weights=notebook != "ablation",  # where losses are parameters, weights are not
         )
         print(f"arms      {', '.join(bench.arms)}; seeds {', '.join(map(str, bench.seeds))}")
         print(
@@ -289,6 +292,7 @@ class Bench:
             log_every=every,
             label=f"{arm}, seed {seed}",
             start_from=self.start_from,
+            strict_weights=self._strict,
         )
         for step, terms in result.history.items():  # what an earlier process had logged
             log(step, terms)

@@ -67,6 +67,7 @@ def train(
     save_seconds: float = 20.0,
     label: str = "",
     start_from: str | os.PathLike[str] | None = None,
+    strict_weights: bool = True,
 ) -> Trained:
     """Train a recipe on pairs.
 
@@ -84,6 +85,8 @@ def train(
         log: called as ``log(step, terms)`` every ``log_every`` steps (default: 40 times a run).
         label: stands before the progress.
         start_from: a checkpoint whose weights are the start of a new run.
+        strict_weights: whether a weight of a term that no loss gives is an error. An ablation that
+            leaves a loss out leaves its weight idle.
 
     Raises:
         TrainingDiverged: a loss is not finite; names the terms and the last good checkpoint.
@@ -170,6 +173,7 @@ def train(
                     step=step,
                     within=step - stage_start,
                     seed=seed,
+                    strict_weights=strict_weights,
                 )
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0) + value
@@ -265,6 +269,7 @@ def _step(
     step: int,
     within: int,
     seed: int,
+    strict_weights: bool = True,
 ) -> dict[str, Tensor]:
     torch.manual_seed(seed * 1_000_003 + step)
     batch: Batch = task.sample(stage.batch_size, step_generator(seed, step))
@@ -281,7 +286,7 @@ def _step(
             for loss in losses.values():
                 terms |= loss(batch, fused)
     unknown = sorted(set(weights) - set(terms))
-    if unknown:
+    if unknown and strict_weights:
         raise BadRequest(
             f"recipe {method.recipe.name!r} weights the terms {unknown}, which no loss "
             f"gives; the terms are {sorted(terms)}.{did_you_mean(unknown[0], terms)}"

@@ -286,6 +286,12 @@ def test_a_weight_without_a_term_is_refused(recipe, registry):
         run(recipe.with_overrides({"weights": {"distnace": 1.0}}), registry)
 
 
+def test_an_ablation_may_leave_a_loss_and_its_weight_idle(recipe, registry):
+    more = recipe.with_overrides({"weights": {"distance": 2.0, "left_out": 1.0}})
+    idle, plain = (weights(run(r, registry, strict_weights=r is recipe)) for r in (more, recipe))
+    assert torch.equal(idle, plain)
+
+
 def test_a_recipe_may_bring_its_own_objective(recipe, registry):
     def step(network, batch, losses):
         return {"own": network(batch).image.square().mean()}
