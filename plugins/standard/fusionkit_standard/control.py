@@ -115,11 +115,6 @@ class ControlTask:
             for i, (pair, found) in enumerate(zip(pairs, masks, strict=True))
         ]
         self.askable = [e for e in self.examples if len(e.masks) >= 2]
-        if not self.askable and repair_share < 1:
-            raise BadRequest(
-                "no pair shows two things that could be asked for, so nothing can be highlighted; "
-                "give more pairs, or set task_options.repair_share to 1."
-            )
 
     def _masks(self, pairs: Sequence[Pair]) -> list[dict[str, Tensor]]:
         """True masks where a pair has them, thresholded heat maps elsewhere."""
@@ -151,18 +146,22 @@ class ControlTask:
         """``count`` samples: half as many scenes, each under two prompts."""
         if count % 2:
             raise BadRequest(f"this task needs an even batch size, not {count}.")
+        if not self.askable and self.repair_share < 1:
+            raise BadRequest(
+                "no pair shows two things that could be asked for, so nothing can be highlighted; "
+                "give more pairs, or set task_options.repair_share to 1."
+            )
         parts = []
         for _ in range(count // 2):
             repair = self.damages and _uniform(generator) < self.repair_share
             parts.append(
-                self._repair(generator)
+                self._repair(_pick(self.examples, generator), generator)
                 if repair or not self.askable
-                else self._highlight(generator)
+                else self._highlight(_pick(self.askable, generator), generator)
             )
         return self._assemble(parts, generator)
 
-    def _highlight(self, generator: torch.Generator) -> dict:
-        example = _pick(self.askable, generator)
+    def _highlight(self, example: Example, generator: torch.Generator) -> dict:
         names = list(example.masks)
         first, second = (names[i] for i in torch.randperm(len(names), generator=generator)[:2])
         window = self._window(example, example.masks[_pick((first, second), generator)], generator)
@@ -170,11 +169,10 @@ class ControlTask:
         masks = [_cut(example.masks[n], window) for n in (first, second)]
         return {"example": example, "window": window, "prompts": prompts, "masks": masks}
 
-    def _repair(self, generator: torch.Generator, damage: str | None = None) -> dict:
-        example = _pick(self.examples, generator)
+    def _repair(self, example: Example, generator: torch.Generator) -> dict:
         window = self._window(example, None, generator)
         names = list(self.damages)
-        damage = damage or _pick(names, generator)
+        damage = _pick(names, generator)
         asked = _pick(self.repairs[damage], generator)
         if _uniform(generator) < 0.6 or len(names) == 1:
             other = _pick(PLAIN, generator)
@@ -212,20 +210,25 @@ class ControlTask:
     def questions(
         self, count: int, generator: torch.Generator, *, chunk: int = 25
     ) -> Iterator[Question]:
-        """``count`` highlight and ``count`` repair questions on whole pictures.
+        """``count`` highlight and ``count`` repair questions at most, on whole pictures.
 
-        On photographs the highlight questions are those that the boxes allow, ``count`` at most:
-        each boxed thing against another boxed one, or against the buildings.
+        A pair is asked one question of each kind: what is known of several questions about one
+        pair is little more than of one, and an interval over them would look too certain. On
+        photographs the highlight questions are those that the boxes allow: each boxed thing
+        against another boxed one, or against the buildings.
         """
         crop, self.crop = self.crop, None
         try:
             boxed = [e for e in self.examples if e.pair.things and not e.pair.masks]
             highlight = (
-                [part for e in boxed for part in self._boxed(e, generator)][:count]
+                [part for e in boxed for part in self._boxed(e)][:count]
                 if boxed
-                else [self._highlight(generator) for _ in range(count if self.askable else 0)]
+                else [self._highlight(e, generator) for e in _some(self.askable, count, generator)]
             )
-            repair = [self._repair(generator) for _ in range(count if self.damages else 0)]
+            repair = [
+                self._repair(e, generator)
+                for e in _some(self.examples if self.damages else (), count, generator)
+            ]
             for kind, parts in (("highlight", highlight), ("repair", repair)):
                 for group in _alike(parts, chunk):
                     batch = self._assemble(group, generator)
@@ -238,14 +241,14 @@ class ControlTask:
         example = self.examples[index]
         texts = example.pair.texts
         described = [texts[kind] for kind in DESCRIPTIONS if kind in texts]
-        boxed = [t.label for t in example.pair.things if t.label in NAMES]
-        names = list(dict.fromkeys([*boxed, *example.masks]))
+        boxed = {t.label for t in example.pair.things} if not example.pair.masks else set()
+        names = [n for n in NAMES if n in boxed] + [n for n in example.masks if n not in boxed]
         if described:
-            names = list(dict.fromkeys([*boxed, *mentioned(described[0]), *names]))
+            names = list(dict.fromkeys([*mentioned(described[0]), *names]))
         asked = [f"highlight the {name}" for name in names]
         return [*described[:1], *asked, PLAIN[0], PLAIN[1]][:2]
 
-    def _boxed(self, example: Example, generator: torch.Generator) -> Iterator[dict]:
+    def _boxed(self, example: Example) -> Iterator[dict]:
         height, width = example.pair.visible.shape[-2:]
         masks: dict[str, Tensor] = {}
         for thing in example.pair.things:
@@ -257,9 +260,14 @@ class ControlTask:
                 mask[:, max(y0, 0) : y1, max(x0, 0) : x1] = True
         empty = torch.zeros(1, height, width, dtype=torch.bool)
         window = (slice(0, height), slice(0, width))
+        masks = {name: mask for name, mask in masks.items() if mask.any()}  # shrunk to nothing
+        asked = set()
         for name, mask in masks.items():
             others = [n for n in masks if n != name]
             other = others[0] if others else "building"
+            if (other, name) in asked:  # the same two prompts in the other order
+                continue
+            asked.add((name, other))
             against = masks.get(other, example.masks.get(other, empty)) & ~mask
             prompts = [f"highlight the {name}", f"highlight the {other}"]
             yield {
@@ -317,7 +325,7 @@ class ControlTask:
             infrared=given[1],
             prompts=tuple(prompt for p in parts for prompt in p["prompts"]),
             guides=self._guide_maps(parts),
-            targets={"fused": target, "mask": masks},
+            targets={"fused": target, "mask": masks, "other": _swapped(masks)},
             labels={"damage": tuple(p.get("damage", "") for p in parts for _ in (0, 1))},
             names=tuple(p["example"].pair.name for p in parts for _ in (0, 1)),
         )
@@ -369,6 +377,11 @@ def _alike(parts: Sequence[dict], chunk: int) -> Iterator[list[dict]]:
         yield group
 
 
+def _swapped(rows: Tensor) -> Tensor:
+    """What the scene's other prompt has: rows 2k and 2k+1 exchanged."""
+    return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
 def _rows(batch: Batch, rows: slice) -> Batch:
     return batch.replace(
         visible=batch.visible[rows],
@@ -391,6 +404,11 @@ def _size(window: tuple[slice, slice]) -> tuple[int, int]:
 
 def _integer(high: int, generator: torch.Generator) -> int:
     return int(torch.randint(max(high, 1), (), generator=generator))
+
+
+def _some(items: Sequence, count: int, generator: torch.Generator) -> list:
+    """``count`` of the items at most, each once, in random order."""
+    return [items[i] for i in torch.randperm(len(items), generator=generator)[:count].tolist()]
 
 
 def _uniform(generator: torch.Generator) -> float:

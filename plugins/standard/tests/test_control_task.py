@@ -84,7 +84,7 @@ def test_the_asked_repair_wants_the_clean_mixture_and_others_the_damage(task):
 def test_repair_needs_no_thing_and_highlighting_says_when_there_is_none(registry):
     one_thing = tiny_pairs(3, 64)
     with pytest.raises(BadRequest, match=r"no pair shows two things.*repair_share to 1"):
-        ControlTask(pairs=one_thing, registry=registry)
+        draw(ControlTask(pairs=one_thing, registry=registry), 4)
     batch = draw(ControlTask(pairs=one_thing, registry=registry, repair_share=1), 4)
     assert all(batch.labels["damage"])
 
@@ -122,6 +122,34 @@ def test_photographs_take_their_questions_from_boxes(registry):
     assert mask.mean() < 0.5
 
 
+def test_a_pair_is_asked_one_question_of_each_kind(task):
+    """Several questions about one pair are no independent evidence."""
+    for count in (5, 200):
+        questions = list(task.questions(count, torch.Generator().manual_seed(0)))
+        for kind, pool in (("highlight", task.askable), ("repair", task.examples)):
+            names = [name for q in questions if q.kind == kind for name in q.first.names]
+            assert len(set(names)) == len(names) == min(count, len(pool))
+
+
+def test_two_boxed_things_make_one_question_and_a_box_of_no_pixel_none(registry):
+    from dataclasses import replace
+
+    from fusionkit.protocols import Thing
+
+    things = (
+        Thing("person", (8.0, 8.0, 24.0, 40.0)),
+        Thing("car", (30.0, 30.0, 60.0, 50.0)),
+        Thing("bus", (10.2, 10.2, 10.4, 30.0)),
+    )
+    (pair,) = (replace(p, masks={}, depth=None, things=things) for p in tiny_pairs(1, 64))
+    task = ControlTask(
+        pairs=[pair], registry=registry, encoder=TinyEncoder(), repair_share=1, crop=None
+    )
+    (asked,) = (q for q in task.questions(9, torch.Generator()) if q.kind == "highlight")
+    assert asked.first.prompts == ("highlight the person",)
+    assert asked.second.prompts == ("highlight the car",)
+
+
 def test_questions_are_whole_pictures_and_never_change_the_training_crop(task, scenes):
     questions = list(task.questions(6, torch.Generator().manual_seed(0)))
     assert {q.kind for q in questions} == {"highlight", "repair"}
@@ -147,7 +175,10 @@ def test_the_words_get_through_on_a_short_budget(registry, scenes):
     task = training.build_task(trained.method, scenes, {"crop": None})
     from fusionkit import control
 
-    found = control.measure(trained.method, task.questions(40, torch.Generator().manual_seed(1)))
+    questions = [
+        q for seed in range(4) for q in task.questions(12, torch.Generator().manual_seed(seed))
+    ]
+    found = control.measure(trained.method, questions)
     assert found["repair_gain_db"].mean() > 0.5
     blind = training.train(
         recipe.with_overrides({"modulation": "none", "steps": 5}),
