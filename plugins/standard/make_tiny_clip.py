@@ -18,15 +18,18 @@ import time
 from pathlib import Path
 
 import torch
+from fusionkit_standard.datasets import RoadScene
 from fusionkit_standard.scenes import texts
 from fusionkit_standard.tiny_clip import training
 from fusionkit_standard.tiny_clip.encoder import TinyClip
-from fusionkit_standard.tiny_clip.measures import calibrate, measure, table
+from fusionkit_standard.tiny_clip.measures import calibrate, measure, on_photographs, table
 from fusionkit_standard.tiny_clip.tokenizer import Tokenizer
 from fusionkit_standard.tiny_clip.towers import CONFIG, Towers
 from safetensors.torch import save_file
 
 from fusionkit.devices import autocast, pick_precision
+from fusionkit.errors import BadRequest
+from fusionkit.protocols import Pair
 
 CPU = torch.device("cpu")
 SAVE_EVERY = 120  # core-seconds
@@ -52,14 +55,18 @@ def main() -> None:
     encoder = TinyClip(path)
     calibrate(encoder, training.Pool(training.CALIBRATION_SEEDS, options.threads))
     save(encoder.towers, path)
-    found = measure(TinyClip(path), training.Pool(training.MEASURE_SEEDS, options.threads))
+    encoder = TinyClip(path)
+    found = measure(encoder, training.Pool(training.MEASURE_SEEDS, options.threads))
+    found["on photographs"] = on_photographs(encoder, photographs())
     record |= {"machine": machine(), "threads": options.threads, "seed": options.seed}
     record |= {"scenes": len(pool), "parameters": sum(p.numel() for p in towers.parameters())}
     record |= {"minutes": round((time.perf_counter() - started[0]) / 60, 1)}
     (out / "measures.json").write_text(
         json.dumps({"made": record, "measures": _rounded(found)}, indent=1) + "\n"
     )
-    print(table(found))
+    print(table({key: value for key, value in found.items() if key != "on photographs"}))
+    for label, by_source in found["on photographs"].items():
+        print(f"on photographs: {label}", json.dumps(_rounded(by_source)))
     print(json.dumps(record))
 
 
@@ -137,6 +144,16 @@ def rate(progress: float) -> float:
     """Learning rate: short linear rise, then half a cosine to zero."""
     rise = min(1.0, (progress + 0.001) / WARM_UP)
     return training.PEAK_RATE * rise * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def photographs() -> list[Pair]:
+    """The RoadScene pairs with boxes, where the data set is found; otherwise none."""
+    try:
+        pairs = RoadScene(split="all")
+    except BadRequest as error:
+        print(f"Not measured on photographs: {error}")
+        return []
+    return [pair for pair in pairs if pair.things]
 
 
 def save(towers: Towers, path: Path) -> None:

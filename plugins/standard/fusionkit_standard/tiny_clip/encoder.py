@@ -22,17 +22,17 @@ from fusionkit_standard.tiny_clip.towers import CONFIG, ImageTower, Towers
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "tiny_clip.safetensors"
 VOCABULARY = FOLDER / "vocabulary.json"
-LONGEST_SIDE = 256
-"""Pictures are shrunk to this, keeping their shape: twice the training size is as far as the
-positions and the scale of things carry."""
+LONGEST_SIDE = 192
+"""Larger pictures are shrunk to this side, keeping their shape: on scenes of 300 x 400 it ranked
+places best among 128, 160, 192 and 256."""
 
 
 class TinyClip(nn.Module):
     """Sentences and pictures in one space of 128 numbers.
 
     Frozen: no parameter wants a gradient, but gradients reach the picture. Texts are read without
-    gradient. Works at any picture size: sides are brought to multiples of 8 (never fewer than 16
-    pixels), and pictures longer than ``longest_side`` are shrunk to it with their shape kept.
+    gradient. Works at any picture size: read at stride 8 with sides rounded to multiples of 8, 16
+    at least; a picture longer than ``longest_side`` is shrunk to it first, its shape kept.
 
     Args:
         weights: a file made by ``make_tiny_clip.py``; the shipped one by default. A file

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor
 
+from fusionkit.protocols import Pair
 from fusionkit_standard.degradations import DEGRADATIONS
 from fusionkit_standard.scenes import texts
 from fusionkit_standard.tiny_clip.encoder import TinyClip
@@ -19,6 +20,7 @@ from fusionkit_standard.tiny_clip.training import CLASSES, FINE, THINGS, Pool
 
 MODALITIES = ("visible", "infrared")
 SMALLEST = 18  # pixels of 128 x 128; smaller masks are not asked for, as in the list of things
+FEWEST = 5  # photographs of a label below which no number is given
 
 
 def measure(encoder: TinyClip, pool: Pool) -> dict[str, Any]:
@@ -150,6 +152,44 @@ def degradations_named(encoder: TinyClip, pool: Pool, seed: int = 0) -> dict[str
             right[name].append((near == index).float())
     found = {name: float(torch.cat(hits).mean()) for name, hits in right.items()}
     return {**found, "mean": float(np.mean(list(found.values())))}
+
+
+def on_photographs(encoder: TinyClip, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Pointing and mean area under the curve inside boxes drawn on real pictures.
+
+    For each label that enough pairs show, from the visible picture, the infrared one and the mean
+    of both maps, beside the brightness of the infrared picture, which needs no model. A box is
+    coarser than a mask, so both numbers are kinder than on scenes.
+    """
+    found: dict[str, Any] = {}
+    for label in THINGS:
+        shown = [pair for pair in pairs if any(t.label == label for t in pair.things)]
+        if len(shown) < FEWEST:
+            continue
+        scores: dict[str, list[tuple[float, float]]] = {}
+        for pair in shown:
+            visible, infrared = (
+                encoder.heatmap([f"the {label}"], picture[None])[0, 0].numpy()
+                for picture in (pair.visible, pair.infrared)
+            )
+            inside = np.zeros(visible.shape, bool)
+            for thing in pair.things:
+                if thing.label == label:
+                    x0, y0, x1, y1 = (round(side) for side in thing.box)
+                    inside[y0:y1, x0:x1] = True
+            for source, heat in {
+                "visible": visible,
+                "infrared": infrared,
+                "both": (visible + infrared) / 2,
+                "brightness": pair.infrared[0].numpy(),
+            }.items():
+                hit = float(inside.flat[heat.argmax()])
+                scores.setdefault(source, []).append((hit, area_under_curve(heat, inside)))
+        for source, values in scores.items():
+            hit, area = np.nanmean(values, 0)
+            entry = {"pointing": float(hit), "area under curve": float(area)}
+            found.setdefault(label, {"pairs": len(shown)})[source] = entry
+    return found
 
 
 def calibrate(encoder: TinyClip, pool: Pool) -> None:
