@@ -139,7 +139,7 @@ class Bench:
                 "batch_size": p.batch_size,
             }
         )
-        arms = arms_of(recipe, p.baseline, p.modulation, p.guides)
+        arms = arms_of(recipe, p.baseline, p.modulation, p.guides, registry)
         return cls._of(p, arms, registry, "ablation", f"ablation-{p.dataset}-{p.modulation}")
 
     @classmethod
@@ -517,21 +517,25 @@ def reached(tree: Any, arm: str, seeds: Sequence[int]) -> str:
 
 
 def arms_of(
-    recipe: Recipe, baseline: str, modulation: str, guides: Sequence[str]
+    recipe: Recipe, baseline: str, modulation: str, guides: Sequence[str], registry: Registry
 ) -> dict[str, Recipe]:
-    """The baseline, the scheme, and the scheme with guides at the network's input where asked."""
-    arms = {
-        name: recipe.with_overrides({"modulation": name, "guides": []})
-        for name in dict.fromkeys((baseline, modulation))
-    }
-    if guides:
-        arms[f"{modulation}+{'+'.join(guides)}"] = recipe.with_overrides(
-            {
-                "modulation": modulation,
-                "guides": list(guides),
-                "network.options.guides": list(guides),
-            }
-        )
+    """The baseline and the scheme; with guides, both once more with the guides as input.
+
+    A guide is drawn from the prompt, so a network that reads it is told of the text even without a
+    scheme: the guided baseline says how much of the guided scheme's control is the guide's.
+    """
+    maps = [
+        name
+        for guide in guides
+        for name in getattr(registry.entry("guide", guide).factory, "maps", (guide,))
+    ]
+    arms = {}
+    for inputs in ([], list(guides)) if guides else ([],):
+        for name in dict.fromkeys((baseline, modulation)):
+            changes = {"modulation": name, "guides": inputs}
+            if inputs:
+                changes["network.options.guides"] = maps
+            arms["+".join([name, *inputs])] = recipe.with_overrides(changes)
     return arms
 
 

@@ -153,11 +153,15 @@ def fuse(ir: str, vi: str, output: str, **options: Any) -> None:
 @click.option("--dataset", metavar="NAME", help="Pairs to train on; see `fusionkit plugins`.")
 @click.option("--data-root", type=click.Path(), help="Folder of the data set.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimisation steps.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per step, all GPUs together.")
-@click.option("--image-size", type=click.IntRange(min=8), help="Height and width in pixels.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Samples per step.")
+@click.option(
+    "--image-size",
+    type=click.IntRange(min=16),
+    help="Side of generated pairs, shorter side of photographs.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Start of every random draw.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", help="auto, float32, bfloat16 or float16.")
+@click.option("--precision", help="auto, float32 or bfloat16.")
 @click.option("--store", type=click.Path(), help="Where the run is written.")
 @click.option("--resume/--no-resume", default=None, help="Go on from the last checkpoint.")
 @click.option("--encoder", metavar="NAME", help="In place of the recipe's encoder.")
@@ -168,7 +172,7 @@ def fuse(ir: str, vi: str, output: str, **options: Any) -> None:
     help="Override one value of the recipe, as in weights.text=0.5; repeat for more.",
 )  # fmt: skip
 def train(recipe: str, assignments: tuple[str, ...], **options: Any) -> None:
-    """Train RECIPE. Under torchrun the work is shared by the processes."""
+    """Train RECIPE, measure what the text does, and keep weights and results."""
     overrides = dict(_assignment(text) for text in assignments)
     from fusionkit.training import train_from_options
 

@@ -7,7 +7,7 @@ import torch
 from fusionkit.errors import BadRequest, did_you_mean
 
 DEVICES = ("cpu", "cuda", "mps")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -48,8 +48,6 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         raise BadRequest(f"{name!r} is no precision; use one of {', '.join(PRECISIONS)}.")
     if name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
-    if name == "float16" and device.type == "cpu":
-        raise BadRequest("float16 training is for GPUs; on a CPU use bfloat16 or float32.")
     return getattr(torch, name)
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from fusionkit.data import match_pairs, read_image, write_image
 from fusionkit.errors import BadRequest
-from fusionkit.methods import Method, load_method
+from fusionkit.methods import Method, load_checkpoint, load_method
 
 SUFFIX = ".png"
+DEFAULT = "control"
+"""The recipe when none is named."""
 
 
 def fuse_files(
@@ -16,7 +18,7 @@ def fuse_files(
     vi: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    recipe: str = "control",
+    recipe: str | None = None,
     text: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     device: str = "auto",
@@ -27,7 +29,8 @@ def fuse_files(
     Args:
         ir, vi: two files, or two folders whose files are matched by name.
         output: a file for files (its suffix decides the format), a folder for folders.
-        recipe, checkpoint: the method and its weights, see :func:`fusionkit.methods.load_method`.
+        recipe, checkpoint: the method and its weights, see :func:`fusionkit.methods.load_method`;
+            without a recipe, the one that the checkpoint names, or the default one.
         text: the prompt for every pair; None says the recipe's default.
         device: where to compute.
         progress: is told each file written.
@@ -48,6 +51,8 @@ def fuse_files(
         targets = [output / f"{pair.name}{SUFFIX}" for pair in pairs]
     else:
         targets = [output / f"{pairs[0].vi.stem}{SUFFIX}" if output.is_dir() else output]
+    if recipe is None:
+        recipe = DEFAULT if checkpoint is None else load_checkpoint(checkpoint)["recipe"]
     method = load_method(recipe, checkpoint, device=device)
     for pair, target in zip(pairs, targets, strict=True):
         fuse_file(method, pair.ir, pair.vi, target, text)

@@ -166,9 +166,14 @@ class Method:
 
 
 def build_encoder(recipe: Recipe, registry: Registry, device: torch.device) -> Any:
-    """The recipe's encoder on the device."""
+    """The recipe's encoder on the device.
+
+    Random numbers that its making draws are given back, so that a network starts from the same
+    weights whether the encoder was built for it or shared.
+    """
     part = recipe.encoder
-    return create(registry, "encoder", part.name, part.options, device=str(device))
+    with torch.random.fork_rng(devices=[]):
+        return create(registry, "encoder", part.name, part.options, device=str(device))
 
 
 def build_network(recipe: Recipe, registry: Registry, text_dim: int | None) -> nn.Module:

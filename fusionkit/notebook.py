@@ -115,7 +115,7 @@ Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=16)]
 Size = Annotated[Side | tuple[Side, Side], BeforeValidator(_size)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Parameters(BaseModel):

@@ -8,6 +8,7 @@ from torch.nn.functional import interpolate
 
 from fusionkit.batch import Batch
 from fusionkit.errors import BadRequest
+from fusionkit.guides import enlarge
 from fusionkit.protocols import JointEncoder
 
 SOURCES = ("visible", "infrared")
@@ -40,8 +41,15 @@ class HeatMap:
         """``{"heatmap": (B, 1, H, W)}`` for the prompt of each pair."""
         if not batch.prompts:
             raise BadRequest("guide 'heatmap' needs the batch's prompts in words.")
-        maps = [self.encoder.heatmap(list(batch.prompts), p) for p in self._pictures(batch)]
-        return {"heatmap": torch.stack(maps).mean(0)}
+        if not hasattr(self.encoder, "heatmap_grid"):
+            maps = [self.encoder.heatmap(list(batch.prompts), p) for p in self._pictures(batch)]
+            return {"heatmap": torch.stack(maps).mean(0)}
+        # Through the grid, as in training: enlarging scores and scoring enlarged logits differ.
+        prompts = list(dict.fromkeys(batch.prompts))
+        grid = self.grid(batch, prompts)["heatmap"]
+        columns = torch.tensor([prompts.index(p) for p in batch.prompts], device=grid.device)
+        own = grid[torch.arange(len(batch), device=grid.device), columns][:, None]
+        return {"heatmap": enlarge(own, tuple(batch.visible.shape[-2:]))}
 
     def grid(self, batch: Batch, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Maps of every prompt over every pair, at the encoder's own grid: ``(B, P, h, w)``."""
