@@ -12,7 +12,8 @@ only the words do.
 
 On rendered scenes the masks are true. On photographs there are none: for training, a thing is
 where the encoder's heat map says it is (so the task inherits its errors); for measuring, where
-boxes drawn by hand say it is.
+boxes drawn by hand say it is. A photograph with a description is also asked by it: everything the
+description mentions is to be highlighted, against plain fusion.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,16 @@ class Example:
     pair: Pair
     masks: Mapping[str, Tensor]
     """``(1, H, W)`` bool by name."""
+
+    @property
+    def description(self) -> str:
+        """What comes with a photograph; empty where nothing does."""
+        return next((self.pair.texts[k] for k in DESCRIPTIONS if k in self.pair.texts), "")
+
+    @property
+    def described(self) -> list[str]:
+        """The things of the picture that the description mentions."""
+        return [name for name in mentioned(self.description) if name in self.masks]
 
 
 class ControlTask:
@@ -106,6 +117,7 @@ class ControlTask:
                 [*PLAIN]
                 + [p for group in self.requests.values() for p in group]
                 + [p for group in self.repairs.values() for p in group]
+                + [e.description for e in map(_bare, pairs) if e.description]
             )
         )
         self.maps = GuideCache(self.guides, pairs, self.prompts)
@@ -154,12 +166,24 @@ class ControlTask:
         parts = []
         for _ in range(count // 2):
             repair = self.damages and _uniform(generator) < self.repair_share
-            parts.append(
-                self._repair(_pick(self.examples, generator), generator)
-                if repair or not self.askable
-                else self._highlight(_pick(self.askable, generator), generator)
-            )
+            if repair or not self.askable:
+                parts.append(self._repair(_pick(self.examples, generator), generator))
+                continue
+            example = _pick(self.askable, generator)
+            by_description = example.described and _uniform(generator) < 0.5
+            ask = self._describe if by_description else self._highlight
+            parts.append(ask(example, generator))
         return self._assemble(parts, generator)
+
+    def _describe(self, example: Example, generator: torch.Generator) -> dict:
+        named = torch.stack([example.masks[name] for name in example.described]).any(0)
+        window = self._window(example, named, generator)
+        mask = _cut(named, window)
+        return {
+            "example": example, "window": window,
+            "prompts": [example.description, _pick(PLAIN, generator)],
+            "masks": [mask, torch.zeros_like(mask)],
+        }  # fmt: skip
 
     def _highlight(self, example: Example, generator: torch.Generator) -> dict:
         names = list(example.masks)
@@ -239,14 +263,13 @@ class ControlTask:
     def prompts_for(self, index: int) -> list[str]:
         """Two prompts worth showing for a pair: its own description first where it has one."""
         example = self.examples[index]
-        texts = example.pair.texts
-        described = [texts[kind] for kind in DESCRIPTIONS if kind in texts]
+        described = [example.description] if example.description else []
         boxed = {t.label for t in example.pair.things} if not example.pair.masks else set()
         names = [n for n in NAMES if n in boxed] + [n for n in example.masks if n not in boxed]
         if described:
-            names = list(dict.fromkeys([*mentioned(described[0]), *names]))
+            names = list(dict.fromkeys([*mentioned(example.description), *names]))
         asked = [f"highlight the {name}" for name in names]
-        return [*described[:1], *asked, PLAIN[0], PLAIN[1]][:2]
+        return [*described, *asked, PLAIN[0], PLAIN[1]][:2]
 
     def _boxed(self, example: Example) -> Iterator[dict]:
         height, width = example.pair.visible.shape[-2:]
@@ -352,6 +375,10 @@ def mentioned(text: str) -> list[str]:
         for name in NAMES
         if any(f" {form}{end} " in words for form in SYNONYMS[name] for end in ("", "s", "es"))
     ]
+
+
+def _bare(pair: Pair) -> Example:
+    return Example(0, pair, {})
 
 
 def _at_least(pair: Pair, side: int) -> Pair:

@@ -200,3 +200,34 @@ def test_the_guide_of_a_sample_is_cut_like_its_pictures(registry, scenes):
     assert batch.guides["heatmap"].min() >= 0 and batch.guides["heatmap"].max() <= 1
     with pytest.raises(ValueError, match=r"built to read the guides \['heatmap'\]"):
         method.network(method.with_text(batch.replace(guides={})))
+
+
+def test_a_described_photograph_is_asked_by_its_description_too(registry):
+    from dataclasses import replace
+
+    class Everywhere(TinyEncoder):
+        """Sees a person on the left and a car on the right of every picture."""
+
+        def heatmap_grid(self, prompts, image):
+            maps = torch.zeros(len(image), len(prompts), 8, 8)
+            for column, prompt in enumerate(prompts):
+                maps[:, column, :, :4] = float("person" in prompt)
+                maps[:, column, :, 4:] += float("car" in prompt)
+            return maps
+
+    words = "A pedestrian waits."
+    photographs = [
+        replace(p, masks={}, depth=None, texts={"fused": words}) for p in tiny_pairs(2, 64)
+    ]
+    task = ControlTask(
+        pairs=photographs, registry=registry, encoder=Everywhere(), repair_share=0, crop=32
+    )
+    assert words in task.prompts
+    batch = draw(task, 80)
+    rows = [i for i, prompt in enumerate(batch.prompts) if prompt == words]
+    assert rows
+    masks = batch.targets["mask"]
+    assert any(masks[i].max() > 0 for i in rows)
+    for i in rows:
+        assert masks[i + 1].max() == 0, "the other prompt of the scene asks for plain fusion"
+    assert task.prompts_for(0) == [words, "highlight the person"]
