@@ -255,7 +255,7 @@ def changed(state, change):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda s: s.update(recipe="other"), "holds weights of 'other', not of 'control'"),
+        (lambda s: s.update(recipe="other"), "no recipe is called 'other'"),
         (lambda s: s.update(format="else"), "is no fusionkit checkpoint"),
         (lambda s: s.pop("network"), "it lacks network"),
         (lambda s: s.pop("parts"), "it lacks parts"),
