@@ -367,8 +367,8 @@ class Bench:
             self.run.put_image("fused_other", pair.name, _numpy(method(other)))
             with capture(method.network) as maps:
                 fused = method(batch)
-            for layer, values in maps.items():
-                self.run.put_features(layer, pair.name, values[0].float().cpu().numpy())
+                for layer, values in maps.items():
+                    self.run.put_features(layer, pair.name, values[0].float().cpu().numpy())
             if guide_maker is not None:
                 several = Batch(
                     visible=batch.visible.expand(len(prompts), -1, -1, -1),
