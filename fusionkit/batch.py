@@ -115,7 +115,7 @@ class Batch:
         return len(self.visible)
 
     def to(self, *args: Any, **kwargs: Any) -> "Batch":
-        """The same batch on another device; ``memory_format`` applies to pictures only."""
+        """The same batch on another device: every tensor in it is moved."""
         return _map(self, lambda t: t.to(*args, **kwargs))
 
     def replace(self, **changes: Any) -> "Batch":

@@ -8,8 +8,8 @@ arm, ``ablation.ipynb`` is one with two or three.
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
@@ -115,7 +115,6 @@ class Bench:
             notebook=notebook,
         )
         self.trained: dict[tuple[str, int], Method] = {}
-        self.started = time.perf_counter()
 
     def _check_parts(self) -> None:
         """Build what the arms name once: a wrong name or option must not cost an earlier run."""
@@ -250,14 +249,12 @@ class Bench:
         guided = next(r for r in self.arms.values() if r.guides)
         method = Method(guided, self.registry, device=self.device, encoder=self.encoder)
         return [
-            Question(
-                q.kind,
-                add_guides(q.first, method.guides),
-                add_guides(q.second, method.guides),
-                q.unrepaired,
-                q.boxes,
+            replace(
+                question,
+                first=add_guides(question.first, method.guides),
+                second=add_guides(question.second, method.guides),
             )
-            for q in found
+            for question in found
         ]
 
     def train(self, arm: str, seed: int) -> Trained:

@@ -79,7 +79,7 @@ class Method:
         batch = self.with_text(add_guides(batch.to(self.device), self.guides))
         padded, size = _pad(batch, getattr(self.network, "multiple_of", 1))
         with devices.autocast(self.device, self.dtype):
-            fused = self.network(_channels_last(padded))
+            fused = self.network(channels_last(padded))
         fused = Fused(
             image=fused.image[..., : size[0], : size[1]].float().clamp(0, 1),
             maps=fused.maps,
@@ -367,7 +367,8 @@ def _pad(batch: Batch, multiple: int) -> tuple[Batch, tuple[int, int]]:
     return padded, size
 
 
-def _channels_last(batch: Batch) -> Batch:
+def channels_last(batch: Batch) -> Batch:
+    """The batch with its two pictures in channels-last memory, the fast layout for convolutions."""
     form = torch.channels_last
     return batch.replace(
         visible=batch.visible.contiguous(memory_format=form),

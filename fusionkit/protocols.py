@@ -5,7 +5,7 @@ whatever it does not know is refused by the registry with the nearest name. Opti
 component are plain class attributes, read with ``getattr``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -204,4 +204,3 @@ class Task(Protocol):
 
 
 Factory = Callable[..., Any]
-Pairs = Sequence[Pair]

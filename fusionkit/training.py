@@ -28,7 +28,7 @@ from fusionkit.batch import Batch
 from fusionkit.errors import BadRequest, Interrupted, TrainingDiverged, did_you_mean
 from fusionkit.methods import (
     Method,
-    _channels_last,
+    channels_last,
     create,
     load_checkpoint,
     save_atomic,
@@ -274,7 +274,7 @@ def _step(
 ) -> dict[str, Tensor]:
     torch.manual_seed((seed * 1_000_003 + step) % 2**63)
     batch: Batch = task.sample(stage.batch_size, step_generator(seed, step))
-    batch = _channels_last(method.with_text(batch.to(method.device)))
+    batch = channels_last(method.with_text(batch.to(method.device)))
     method.network.train()
     for group in optimizer.param_groups:
         group["lr"] = stage.learning_rate * _rate(stage, within)

@@ -58,16 +58,10 @@ class Example:
     pair: Pair
     masks: Mapping[str, Tensor]
     """``(1, H, W)`` bool by name."""
-
-    @property
-    def description(self) -> str:
-        """What comes with a photograph; empty where nothing does."""
-        return next((self.pair.texts[k] for k in DESCRIPTIONS if k in self.pair.texts), "")
-
-    @property
-    def described(self) -> list[str]:
-        """The things of the picture that the description mentions."""
-        return [name for name in mentioned(self.description) if name in self.masks]
+    description: str
+    """What comes with a photograph; empty where nothing does."""
+    described: tuple[str, ...]
+    """The things of the picture that the description mentions."""
 
 
 class ControlTask:
@@ -117,23 +111,21 @@ class ControlTask:
                 [*PLAIN]
                 + [p for group in self.requests.values() for p in group]
                 + [p for group in self.repairs.values() for p in group]
-                + [e.description for e in map(_bare, pairs) if e.description]
+                + [text for text in map(_description, pairs) if text]
             )
         )
         self.maps = GuideCache(self.guides, pairs, self.prompts)
         masks = self._masks(pairs)
         self.examples = [
-            Example(i, pair, found)
+            _example(i, pair, found)
             for i, (pair, found) in enumerate(zip(pairs, masks, strict=True))
         ]
         self.askable = [e for e in self.examples if len(e.masks) >= 2]
 
     def _masks(self, pairs: Sequence[Pair]) -> list[dict[str, Tensor]]:
         """True masks where a pair has them, thresholded heat maps elsewhere."""
-        found: list[dict[str, Tensor]] = [{} for _ in pairs]
+        found = [{n: pair.masks[n] > 0.5 for n in NAMES if n in pair.masks} for pair in pairs]
         blind = [i for i, pair in enumerate(pairs) if not pair.masks]
-        for i, pair in enumerate(pairs):
-            found[i] = {n: pair.masks[n] > 0.5 for n in NAMES if n in pair.masks}
         if blind:
             if not hasattr(self.encoder, "heatmap"):
                 raise BadRequest(
@@ -377,8 +369,13 @@ def mentioned(text: str) -> list[str]:
     ]
 
 
-def _bare(pair: Pair) -> Example:
-    return Example(0, pair, {})
+def _description(pair: Pair) -> str:
+    return next((pair.texts[kind] for kind in DESCRIPTIONS if kind in pair.texts), "")
+
+
+def _example(index: int, pair: Pair, masks: Mapping[str, Tensor]) -> Example:
+    text = _description(pair)
+    return Example(index, pair, masks, text, tuple(n for n in mentioned(text) if n in masks))
 
 
 def _at_least(pair: Pair, side: int) -> Pair:
