@@ -43,6 +43,14 @@ def fusionkit_metrics() -> Mapping[str, Factory]:
 
 
 @hookspec
+def fusionkit_presets() -> Mapping[str, Factory]:
+    """Which variants of the metrics make one table.
+
+    ``factory()`` returns a :class:`~fusionkit.protocols.Preset`.
+    """
+
+
+@hookspec
 def fusionkit_networks() -> Mapping[str, Factory]:
     """Fusion networks.
 

@@ -98,13 +98,42 @@ class Metric(Protocol):
     Called with the fused picture and its sources, returns ``(B,)``. What the definition
     does not need is ignored. Class attributes: ``name``, ``higher_is_better``, ``range``
     ``(low, high)``, ``unit``, ``source``, ``variant``, ``needs`` (subset of ``fused``, ``ir``,
-    ``vi``, ``text``, ``mask``). A factory with a parameter ``encoder`` is handed the joint encoder.
+    ``vi``, ``text``, ``mask``, ``reference``, ``confidence``), the last four keywords of the call.
+    A factory with a parameter ``encoder`` is handed the joint encoder.
     """
 
     name: str
     higher_is_better: bool
 
     def __call__(self, fused: Tensor, ir: Tensor, vi: Tensor, **context: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How one program makes its table: which variant each printed name stands for, and the rules.
+
+    A number means something only with all of this beside it.
+    """
+
+    name: str
+    metrics: Mapping[str, str]
+    """The columns of its tables in their order: printed name -> metric code (``SSIM`` ->
+    ``ssim_u7_L2_sum``)."""
+    gray: str
+    """How colour becomes grey, in words."""
+    quantisation: str
+    """What is rounded before scoring, in words."""
+    saving: str
+    """How the fused pictures of those tables were written, in words."""
+    source: str
+    """The program."""
+    also: Mapping[str, str] = field(default_factory=dict)
+    """Further names the program knows that are not in its tables."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What every metric is built with that has such an option; carries out ``gray`` and
+    ``quantisation``."""
+    note: str = ""
+    """What a reader of its numbers must know."""
 
 
 @runtime_checkable

@@ -35,6 +35,7 @@ KINDS = {
     "modulation": "modulations",
     "loss": "losses",
     "metric": "metrics",
+    "preset": "presets",
     "network": "networks",
     "recipe": "recipes",
     "guide": "guides",

@@ -15,8 +15,11 @@ Nothing here reads a file or the network. Needs pytest.
 import pytest
 
 # So that a failed contract shows the values it compared.
-_CONTRACTS = ("contract", "data", "encoder", "guide", "loss", "metric", "modulation", "network")
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in (*_CONTRACTS, "recipe")))
+_CONTRACTS = (
+    *("contract", "data", "encoder", "guide", "loss"),
+    *("metric", "modulation", "network", "preset", "recipe"),
+)
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _CONTRACTS))
 
 from fusionkit.testing.data import DatasetContract, DegradationContract  # noqa: E402
 from fusionkit.testing.encoder import EncoderContract  # noqa: E402
@@ -33,6 +36,7 @@ from fusionkit.testing.metric import MetricContract  # noqa: E402
 from fusionkit.testing.modulation import ModulationContract  # noqa: E402
 from fusionkit.testing.network import NetworkContract  # noqa: E402
 from fusionkit.testing.offered import contracts  # noqa: E402
+from fusionkit.testing.preset import PresetContract  # noqa: E402
 from fusionkit.testing.recipe import RecipeContract  # noqa: E402
 from fusionkit.testing.throwaway import install, registry  # noqa: E402
 
@@ -47,6 +51,7 @@ __all__ = [
     "MetricContract",
     "ModulationContract",
     "NetworkContract",
+    "PresetContract",
     "RecipeContract",
     "TinyEncoder",
     "contracts",

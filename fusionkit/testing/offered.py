@@ -16,6 +16,7 @@ from fusionkit.testing.loss import LossContract
 from fusionkit.testing.metric import MetricContract
 from fusionkit.testing.modulation import ModulationContract
 from fusionkit.testing.network import NetworkContract
+from fusionkit.testing.preset import PresetContract
 from fusionkit.testing.recipe import RecipeContract
 
 CONTRACTS: dict[str, type[Contract]] = {
@@ -23,6 +24,7 @@ CONTRACTS: dict[str, type[Contract]] = {
     "modulation": ModulationContract,
     "loss": LossContract,
     "metric": MetricContract,
+    "preset": PresetContract,
     "network": NetworkContract,
     "recipe": RecipeContract,
     "guide": GuideContract,

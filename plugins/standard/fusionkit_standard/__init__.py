@@ -6,7 +6,7 @@ from fusionkit_standard.compact import Compact
 from fusionkit_standard.datasets import Folder, RoadScene, Scenes, Tno
 from fusionkit_standard.degradations import DEGRADATIONS
 from fusionkit_standard.guide import HeatMap
-from fusionkit_standard.metrics import METRICS
+from fusionkit_standard.metrics import METRICS, PRESETS
 from fusionkit_standard.recipe import control
 from fusionkit_standard.tiny_clip import TinyClip
 
@@ -45,6 +45,11 @@ def fusionkit_losses():
 @hookimpl
 def fusionkit_metrics():
     return METRICS
+
+
+@hookimpl
+def fusionkit_presets():
+    return PRESETS
 
 
 @hookimpl

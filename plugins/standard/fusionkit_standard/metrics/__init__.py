@@ -5,12 +5,14 @@ field's short name stands for here, the corrected standard one; ``METRICS`` offe
 """
 
 from fusionkit_standard.metrics.base import Score
+from fusionkit_standard.metrics.codes import ALIASES
 from fusionkit_standard.metrics.contrast import StandardDeviation
 from fusionkit_standard.metrics.correlation import CorrelationOfDifferences
 from fusionkit_standard.metrics.edges import EdgeTransfer
 from fusionkit_standard.metrics.fidelity import InformationFidelity
 from fusionkit_standard.metrics.gradient import AverageGradient, SpatialFrequency
 from fusionkit_standard.metrics.information import Entropy, MutualInformation
+from fusionkit_standard.metrics.presets import PRESETS
 from fusionkit_standard.metrics.structure import StructuralSimilarity
 
 SCORES: dict[str, type[Score]] = {
@@ -28,16 +30,6 @@ SCORES: dict[str, type[Score]] = {
     )
 }
 
-ALIASES: dict[str, str] = {
-    "EN": "en",
-    "SD": "sd",
-    "SF": "sf",
-    "AG": "ag",
-    "MI": "mi_nats",
-    "SSIM": "ssim_g11_valid_sum",
-    "VIF": "vif_sum",
-    "Qabf": "qabf",
-    "SCD": "scd",
-}
-
 METRICS: dict[str, type[Score]] = SCORES | {short: SCORES[code] for short, code in ALIASES.items()}
+
+__all__ = ["ALIASES", "METRICS", "PRESETS", "SCORES", "Score"]
