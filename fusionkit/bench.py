@@ -27,7 +27,7 @@ from fusionkit.data import collate
 from fusionkit.errors import BadRequest
 from fusionkit.evaluation import build_metrics, evaluate, facts
 from fusionkit.guides import add_guides
-from fusionkit.methods import Method, build_encoder, load_checkpoint
+from fusionkit.methods import Method, load_checkpoint, settle_encoder
 from fusionkit.protocols import Pair
 from fusionkit.recipe import Recipe
 from fusionkit.registry import Registry
@@ -102,7 +102,11 @@ class Bench:
             )
             for split, count in (("train", train_pairs), ("test", test_pairs))
         }
-        recipe = self.arms[self.studied]
+        recipe, self.encoder = settle_encoder(self.arms[self.studied], registry, self.device)
+        self.arms = {
+            name: arm if arm.encoder is None else arm.model_copy(update={"encoder": recipe.encoder})
+            for name, arm in self.arms.items()
+        }
         self._check_parts()
         self.run = store.create_run(
             path,
@@ -193,14 +197,6 @@ class Bench:
             self.score()
             self.keep()
             return self.result()
-
-    @cached_property
-    def encoder(self) -> Any:
-        """The encoder that all arms share."""
-        recipe = self.arms[self.studied]
-        if recipe.encoder is None:
-            return None
-        return build_encoder(recipe, self.registry, self.device)
 
     @property
     def encoder_name(self) -> str:

@@ -1,6 +1,7 @@
 """A method ready to use: a network with its text, its guides and its weights."""
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fusionkit.batch import Batch, Fused, TextFeatures
 from fusionkit.data import CannotWrite, pad_to_multiple
 from fusionkit.errors import BadRequest, MissingWeights
 from fusionkit.guides import add_guides
-from fusionkit.recipe import Recipe
+from fusionkit.recipe import Part, Recipe
 from fusionkit.registry import Registry
 from fusionkit.text import TextBank
 
@@ -30,6 +31,7 @@ class Method:
         device: where it computes.
         dtype: bfloat16 computes under autocast; weights and results stay float32.
         encoder: an encoder already built, to share one between arms; None builds the recipe's.
+        network: a network already built and filled; None builds the recipe's.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Method:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         encoder: Any = None,
+        network: nn.Module | None = None,
     ) -> None:
-        self.recipe, self.registry = recipe, registry
         self.device, self.dtype = torch.device(device), dtype
         if encoder is None and recipe.encoder is not None:
-            encoder = build_encoder(recipe, registry, self.device)
-        self.encoder = encoder
+            recipe, encoder = settle_encoder(recipe, registry, self.device)
+        self.recipe, self.registry, self.encoder = recipe, registry, encoder
+        self.missing_encoder: str | None = None
+        """Why there is no encoder although the recipe has one."""
         self.bank = (
             None
             if encoder is None
@@ -55,7 +59,9 @@ class Method:
             part.name: create(registry, "guide", part.name, part.options, encoder=encoder)
             for part in recipe.guides
         }
-        self.network = build_network(recipe, registry, getattr(encoder, "text_dim", None))
+        if network is None:
+            network = build_network(recipe, registry, getattr(encoder, "text_dim", None))
+        self.network = network
         self.network.to(self.device)
         if self.device.type in ("cpu", "cuda"):
             self.network.to(memory_format=torch.channels_last)
@@ -130,6 +136,10 @@ class Method:
                     f"{len(prompts)} prompts for {len(vi)} pairs: give one, or one per pair."
                 )
             batch = batch.replace(prompts=tuple(prompts))
+        elif self.missing_encoder is not None:
+            raise MissingWeights(
+                f"{self.missing_encoder} Or pass features made elsewhere as TextFeatures."
+            )
         return self(batch).image
 
     def state(self) -> dict[str, Any]:
@@ -165,15 +175,39 @@ class Method:
         return save_atomic(self.state(), path)
 
 
-def build_encoder(recipe: Recipe, registry: Registry, device: torch.device) -> Any:
-    """The recipe's encoder on the device.
+def settle_encoder(
+    recipe: Recipe, registry: Registry, device: torch.device | str
+) -> tuple[Recipe, Any]:
+    """The recipe's encoder on the device, and the recipe with the encoder that it is.
 
-    Random numbers that its making draws are given back, so that a network starts from the same
+    They differ where the weights of the recipe's encoder cannot be had and it names an
+    ``offline_encoder``: then that one is built, with a warning, and stands in the recipe.
+    Random numbers that the making draws are given back, so that a network starts from the same
     weights whether the encoder was built for it or shared.
+
+    Raises:
+        MissingWeights: no weights, and no offline encoder named.
     """
-    part = recipe.encoder
-    with torch.random.fork_rng(devices=[]):
-        return create(registry, "encoder", part.name, part.options, device=str(device))
+    if recipe.encoder is None:
+        return recipe, None
+
+    def build(part: Part) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            return create(registry, "encoder", part.name, part.options, device=str(device))
+
+    try:
+        return recipe, build(recipe.encoder)
+    except MissingWeights as error:
+        part = recipe.offline_encoder
+        if part is None or part == recipe.encoder:
+            raise
+        warnings.warn(
+            f"recipe {recipe.name!r}: {error} Until then its text goes through "
+            f"{part.name!r}, which is not the encoder of the paper: train anew, and compare with "
+            "no published figure.",
+            stacklevel=2,
+        )
+        return recipe.model_copy(update={"encoder": part}), build(part)
 
 
 def build_network(recipe: Recipe, registry: Registry, text_dim: int | None) -> nn.Module:
@@ -231,7 +265,8 @@ def load_method(
 
     Args:
         name: a recipe's name.
-        checkpoint: a file that training wrote, or None for the weights that come with the recipe.
+        checkpoint: a file that training wrote, the authors' released file where the recipe knows
+            its form (see :func:`load_official`), or None for weights that come with the recipe.
 
     Raises:
         MissingWeights: the recipe brings no weights and none were given.
@@ -246,13 +281,15 @@ def load_method(
             f"recipe {name!r} brings no weights: train it (`fusionkit train {name}` says where it "
             "writes them) and pass the file as checkpoint."
         )
-    state = load_checkpoint(checkpoint)
+    state = read_weights(checkpoint)
+    if recipe.official is not None and not _is_ours(state):
+        return _official_method(recipe, state, registry, where, dtype)
+    state = _checked(state, checkpoint)
     if state["recipe"] != name:
         raise BadRequest(f"{checkpoint} holds weights of {state['recipe']!r}, not of {name!r}.")
     kept = {key: state["parts"][key] for key in type(recipe).model_fields if key in state["parts"]}
-    callables = {key: getattr(recipe, key) for key in ("task", "step", "refine", "official")}
     try:
-        recipe = Recipe(**kept, **callables)
+        recipe = Recipe(**kept, **recipe.callables())
     except ValidationError as error:
         first = error.errors()[0]
         raise BadRequest(
@@ -261,6 +298,26 @@ def load_method(
         ) from None
     method = Method(recipe, registry, device=where, dtype=dtype)
     method.load_state(state)
+    return method
+
+
+def _official_method(
+    recipe: Recipe, state: Any, registry: Registry, device: torch.device, dtype: torch.dtype
+) -> Method:
+    """The recipe with the authors' weights, which fit the encoder of the paper and no other."""
+    network = recipe.official(state).network
+    encoder, missing = None, None
+    try:
+        _, encoder = settle_encoder(
+            recipe.model_copy(update={"offline_encoder": None}), registry, device
+        )
+    except MissingWeights as error:  # features made elsewhere can still be given
+        missing = str(error)
+        recipe = recipe.model_copy(update={"encoder": None})
+    method = Method(
+        recipe, registry, device=device, dtype=dtype, encoder=encoder, network=network
+    )
+    method.missing_encoder = missing
     return method
 
 
@@ -282,11 +339,11 @@ def load_official(
     if recipe.official is None:
         raise BadRequest(f"recipe {name!r} has no released weights to load.")
     if not isinstance(state, Mapping):
-        state = read_tensors(state)
+        state = read_weights(state)
     return recipe.official(state).eval()
 
 
-def read_tensors(path: str | os.PathLike[str]) -> Any:
+def read_weights(path: str | os.PathLike[str]) -> Any:
     """The content of a weights file; never runs code from it."""
     path = Path(path)
     if not path.is_file():
@@ -306,8 +363,15 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A checkpoint of ours."""
-    state = read_tensors(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    return _checked(read_weights(path), path)
+
+
+def _is_ours(state: Any) -> bool:
+    return isinstance(state, dict) and state.get("format") == FORMAT
+
+
+def _checked(state: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    if not _is_ours(state):
         raise BadRequest(
             f"{path} is no fusionkit checkpoint; authors' weights are read by load_official."
         )

@@ -10,7 +10,14 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from fusionkit.errors import BadRequest
 
@@ -57,10 +64,18 @@ class Stage(_Data):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Cosine falls from the peak rate to a hundredth of it."""
+    schedule: Literal["cosine", "constant", "steps"] = "cosine"
+    """Cosine falls from the peak rate to a hundredth of it; ``steps`` multiplies it by ``decay`` at
+    each of the ``milestones``. A policy of another form is the recipe's ``rate``."""
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Steps of the stage at which the rate falls."""
+    decay: Annotated[float, Field(gt=0)] = 0.5
+    """What a milestone multiplies the rate by."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the steps in which the rate rises from zero."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts in which a step's batch passes through the network, for less memory; divides
+    ``batch_size``. Losses are means, so the gradient is the mean over the parts."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient."""
     trainable: tuple[str, ...] = ("*",)
@@ -69,6 +84,14 @@ class Stage(_Data):
     """Loss weights of this stage where they differ from the recipe's."""
     task_options: dict[str, Any] = {}
     """Options of the task in this stage, over the recipe's."""
+
+    @model_validator(mode="after")
+    def _parts_are_whole(self) -> "Stage":
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"a batch of {self.batch_size} does not pass in {self.accumulate} equal parts"
+            )
+        return self
 
 
 class Recipe(_Data):
@@ -82,6 +105,9 @@ class Recipe(_Data):
     """The scheme at the network's text points; None is the network's own."""
     encoder: OptionalPart = None
     """None for a method that reads no text."""
+    offline_encoder: OptionalPart = None
+    """Takes the encoder's place, with a warning, where the encoder's weights cannot be had; the run
+    then says so and has text features of another kind and width than the paper's."""
     guides: Parts = ()
     losses: Parts = ()
     weights: dict[str, float] = {}
@@ -102,7 +128,11 @@ class Recipe(_Data):
     refine: Callable[..., Any] | None = Field(default=None, exclude=True)
     """``(method, batch, fused) -> Fused``: editing after fusion, per picture, at test time."""
     official: Callable[..., Any] | None = Field(default=None, exclude=True)
-    """``(state_dict) -> network`` callable as the contract's table says, released weights in it."""
+    """``(state_dict) -> module`` callable as the contract's table says, released weights in it. Its
+    attribute ``network`` is the plugin's own network with these weights, which takes a Batch."""
+    rate: Callable[..., float] | None = Field(default=None, exclude=True)
+    """``(stage, step) -> share of the learning rate`` at a step of the stage, in place of the
+    stage's ``schedule`` and ``warmup``."""
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "Recipe":
         """A copy with some numbers changed, each by its dotted path.
@@ -122,9 +152,8 @@ class Recipe(_Data):
                     stage[keys[0]] = value
             else:
                 _set(data, keys, value, path)
-        callables = {key: getattr(self, key) for key in ("task", "step", "refine", "official")}
         try:
-            return type(self).model_validate(data | callables)
+            return type(self).model_validate(data | self.callables())
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -132,14 +161,20 @@ class Recipe(_Data):
                 f"recipe {self.name!r}: {where}: {first['msg']}, but got {first['input']!r}."
             ) from None
 
+    def callables(self) -> dict[str, Callable[..., Any] | None]:
+        """What is code and not data, by field."""
+        return {key: getattr(self, key) for key in CALLABLES}
+
     def describe(self) -> dict[str, Any]:
         """The recipe as plain data for provenance; callables as ``module:name``."""
         data = self.model_dump(mode="json")
-        for key in ("task", "step", "refine"):
-            if (value := getattr(self, key)) is not None:
+        for key, value in self.callables().items():
+            if value is not None:
                 data[key] = f"{value.__module__}:{value.__qualname__}"
         return data
 
+
+CALLABLES = ("task", "step", "refine", "official", "rate")
 
 FREE = ("options", "weights", "task_options")
 """Mappings whose keys belong to a component, so any key may be set; its factory checks it."""

@@ -101,6 +101,7 @@ def train(
 
     torch.manual_seed(seed % 2**63)
     method = Method(recipe, registry, device=where, dtype=dtype, encoder=encoder)
+    recipe = method.recipe
     task = build_task(method, pairs)
     if method.bank is not None:
         method.bank.add(task.prompts)
@@ -273,44 +274,54 @@ def _step(
     strict_weights: bool = True,
 ) -> dict[str, Tensor]:
     torch.manual_seed((seed * 1_000_003 + step) % 2**63)
-    batch: Batch = task.sample(stage.batch_size, step_generator(seed, step))
-    batch = channels_last(method.with_text(batch.to(method.device)))
+    generator = step_generator(seed, step)
     method.network.train()
+    factor = (method.recipe.rate or rate)(stage, within)
     for group in optimizer.param_groups:
-        group["lr"] = stage.learning_rate * _rate(stage, within)
-    with devices.autocast(method.device, method.dtype):
-        if method.recipe.step is not None:
-            terms = dict(method.recipe.step(method.network, batch, losses))
-        else:
-            fused = method.network(batch)
-            terms = dict(fused.terms)
-            for loss in losses.values():
-                terms |= loss(batch, fused)
-    unknown = sorted(set(weights) - set(terms))
-    if unknown and strict_weights:
-        raise BadRequest(
-            f"recipe {method.recipe.name!r} weights the terms {unknown}, which no loss "
-            f"gives; the terms are {sorted(terms)}.{did_you_mean(unknown[0], terms)}"
-        )
-    total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
+        group["lr"] = stage.learning_rate * factor
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    means: dict[str, Tensor] = {}
+    for _ in range(stage.accumulate):
+        batch: Batch = task.sample(stage.batch_size // stage.accumulate, generator)
+        batch = channels_last(method.with_text(batch.to(method.device)))
+        with devices.autocast(method.device, method.dtype):
+            terms = _terms(method, batch, losses)
+        unknown = sorted(set(weights) - set(terms))
+        if unknown and strict_weights:
+            raise BadRequest(
+                f"recipe {method.recipe.name!r} weights the terms {unknown}, which no loss "
+                f"gives; the terms are {sorted(terms)}.{did_you_mean(unknown[0], terms)}"
+            )
+        total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
+        (total / stage.accumulate if stage.accumulate > 1 else total).backward()
+        for name, value in {**terms, "total": total}.items():
+            means[name] = means.get(name, 0) + value.detach().float() / stage.accumulate
     if stage.clip_norm is not None:
-        norm = torch.nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
-        terms["gradient_norm"] = norm
+        means["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
     optimizer.step()
-    return {name: value.detach().float() for name, value in terms.items()} | {
-        "total": total.detach().float()
-    }
+    return means
 
 
-def _rate(stage: Stage, step: int) -> float:
-    """Share of the peak learning rate at a step of the stage."""
+def _terms(method: Method, batch: Batch, losses: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The named terms of one pass through the network."""
+    if method.recipe.step is not None:
+        return dict(method.recipe.step(method.network, batch, losses))
+    fused = method.network(batch)
+    terms = dict(fused.terms)
+    for loss in losses.values():
+        terms |= loss(batch, fused)
+    return terms
+
+
+def rate(stage: Stage, step: int) -> float:
+    """Share of the peak learning rate at a step of the stage, by its warm-up and schedule."""
     rise = stage.warmup * stage.steps
     if step < rise:
         return (step + 1) / (rise + 1)
     if stage.schedule == "constant":
         return 1.0
+    if stage.schedule == "steps":
+        return stage.decay ** sum(step >= milestone for milestone in stage.milestones)
     position = (step - rise) / max(1.0, stage.steps - rise)
     return 0.01 + 0.99 * (1 + math.cos(math.pi * position)) / 2
 

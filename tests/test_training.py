@@ -27,11 +27,11 @@ class Dial(nn.Module):
     multiple_of = 4
     layers = ("mix",)
 
-    def __init__(self, *, modulation=None, text_dim=None):
+    def __init__(self, *, modulation=None, text_dim=None, drop=0.1):
         super().__init__()
         self.mix = nn.Conv2d(4, 3, 1)
         self.say = nn.Linear(text_dim, 3) if text_dim else None
-        self.drop = nn.Dropout(0.1)
+        self.drop = nn.Dropout(drop)
 
     def forward(self, batch):
         x = self.mix(self.drop(torch.cat([batch.visible, batch.infrared], 1)))
@@ -357,6 +357,115 @@ def test_missing_weights_say_how_to_get_them(recipe, registry, tmp_path):
         methods.load_method("toy", registry=registry)
     with pytest.raises(MissingWeights, match=r"nowhere\.pt"):
         methods.load_method("toy", tmp_path / "nowhere.pt", registry=registry)
+
+
+def absent(**options):
+    raise MissingWeights("no weights of the paper's encoder here; put them there.")
+
+
+def test_an_encoder_that_cannot_be_had_is_replaced_loudly_by_the_offline_one(recipe, registry):
+    install(registry, "hub", encoder={"paper-encoder": absent})
+    wanted = recipe.with_overrides({"encoder": "paper-encoder"})
+    with pytest.raises(MissingWeights, match="put them there"):
+        run(wanted, registry)
+    with pytest.warns(UserWarning, match="'tiny', which is not the encoder of the paper"):
+        trained = run(wanted.with_overrides({"offline_encoder": "tiny"}), registry)
+    assert trained.method.recipe.encoder.name == "tiny"
+    assert trained.method.state()["parts"]["encoder"]["name"] == "tiny"
+
+
+class Official(nn.Module):
+    """The authors' file: the same layer under their name, no text."""
+
+    def __init__(self, state):
+        super().__init__()
+        self.network = Dial(text_dim=TinyEncoder().text_dim)
+        self.network.load_state_dict({k.removeprefix("net."): v for k, v in state.items()})
+
+    def forward(self, vis, ir):
+        return self.network.mix(torch.cat([vis, ir], 1))
+
+
+def official_file(tmp_path):
+    torch.manual_seed(1)
+    network = Dial(text_dim=TinyEncoder().text_dim)
+    file = tmp_path / "released.pth"
+    torch.save({f"net.{k}": v for k, v in network.state_dict().items()}, file)
+    return file, network.eval()
+
+
+def test_the_authors_file_is_a_checkpoint_too(recipe, registry, tmp_path):
+    recipe = recipe.model_copy(update={"official": Official})
+    install(registry, "recipes", recipe={"toy": lambda: recipe})
+    file, network = official_file(tmp_path)
+    pair = tiny_pairs(1, (8, 12))[0]
+    visible, infrared = pair.visible[None], pair.infrared[None]
+    released = methods.load_official("toy", file, registry=registry)
+    torch.testing.assert_close(
+        released(vis=visible, ir=infrared), network.mix(torch.cat([visible, infrared], 1))
+    )
+    method = methods.load_method(
+        "toy", file, device="cpu", precision="float32", registry=registry
+    )
+    features = TinyEncoder().encode_text(["darker"])
+    torch.testing.assert_close(
+        method.fuse(infrared, visible, "darker"),
+        network(Batch(visible=visible, infrared=infrared, text=features)).image.clamp(0, 1),
+    )
+
+
+def test_released_weights_never_meet_the_offline_encoder(recipe, registry, tmp_path):
+    install(registry, "hub", encoder={"paper-encoder": absent})
+    recipe = recipe.with_overrides({"encoder": "paper-encoder", "offline_encoder": "tiny"})
+    recipe = recipe.model_copy(update={"official": Official})
+    install(registry, "recipes", recipe={"toy": lambda: recipe})
+    method = methods.load_method("toy", official_file(tmp_path)[0], device="cpu", registry=registry)
+    pair = tiny_pairs(1, (8, 12))[0]
+    with pytest.raises(MissingWeights, match="features made elsewhere"):
+        method.fuse(pair.infrared[None], pair.visible[None], "darker")
+    features = TinyEncoder().encode_text(["darker"])
+    assert method.fuse(pair.infrared[None], pair.visible[None], features).shape == (1, 3, 8, 12)
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(recipe, registry):
+    recipe = recipe.with_overrides({"steps": 3})
+
+    class Fixed(Brighten):
+        """Four pairs in turn, so that two halves are the whole."""
+
+        at = 0
+
+        def sample(self, count, generator):
+            rows = [(self.at + i) % 4 for i in range(count)]
+            self.at += count
+            visible = torch.stack([self.pairs[i].visible for i in rows])
+            infrared = torch.stack([self.pairs[i].infrared for i in rows])
+            return Batch(
+                visible=visible,
+                infrared=infrared,
+                prompts=("brighter",) * count,
+                targets={"fused": visible + 0.2},
+            )
+
+    recipe = recipe.model_copy(update={"task": Fixed})
+    quiet = {"network.options": {"drop": 0.0}, "batch_size": 4}
+    whole = run(recipe.with_overrides(quiet), registry)
+    parts = run(recipe.with_overrides({**quiet, "accumulate": 2}), registry)
+    torch.testing.assert_close(weights(whole), weights(parts), atol=1e-6, rtol=1e-5)
+    with pytest.raises(BadRequest, match="does not pass in 3 equal parts"):
+        recipe.with_overrides({"batch_size": 4, "accumulate": 3})
+
+
+def test_learning_rates_fall_at_milestones_or_as_the_recipe_says(recipe, registry):
+    stage = Stage(steps=10, schedule="steps", milestones=(4, 8), decay=0.5, warmup=0.2)
+    shares = [training.rate(stage, step) for step in range(10)]
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25])
+    still = recipe.model_copy(update={"rate": lambda stage, step: 0.0})
+    torch.manual_seed(0)
+    trained = run(still.with_overrides({"steps": 5, "stages.0.weight_decay": 0.0}), registry)
+    torch.manual_seed(0)
+    fresh = Dial(text_dim=TinyEncoder().text_dim)
+    torch.testing.assert_close(trained.method.network.mix.weight, fresh.mix.weight)
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(recipe, registry, tmp_path):

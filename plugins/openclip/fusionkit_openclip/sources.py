@@ -15,7 +15,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from fusionkit.errors import BadRequest, FusionkitError, did_you_mean
+from fusionkit import errors
+from fusionkit.errors import BadRequest, did_you_mean
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -26,7 +27,7 @@ LOCAL, HUB = "local-dir:", "hf-hub:"
 _IMAGE_KEYS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
 
-class MissingWeights(FusionkitError, FileNotFoundError):
+class MissingWeights(errors.MissingWeights, FileNotFoundError):
     """Weights that are neither on this machine nor to be had. One line, with the cure."""
 
     def __str__(self) -> str:
