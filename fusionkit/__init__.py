@@ -17,6 +17,7 @@ _MODULES = {
     "TextFeatures": "batch",
     "Thing": "protocols",
     "evaluate": "evaluation",
+    "evaluate_folders": "scoring",
     "hookimpl": "hookspecs",
     "hookspec": "hookspecs",
     "inspect": "widgets",

@@ -149,6 +149,61 @@ def fuse(ir: str, vi: str, output: str, **options: Any) -> None:
 
 
 @commands.command()
+@click.option("--ir", required=True, type=click.Path(exists=True), help="Infrared sources.")
+@click.option("--vi", required=True, type=click.Path(exists=True), help="Visible sources.")
+@click.option(
+    "--fused", required=True, multiple=True, metavar="[NAME=]DIR",
+    help="Fused pictures of one method; repeat for several methods side by side.",
+)  # fmt: skip
+@click.option(
+    "--metrics", metavar="EN,SD,...", help="Which scores; all of the variant if left out."
+)
+@click.option(
+    "--variant", metavar="NAME",
+    help="Whose table: standard, cddfuse, vifb ...; see `fusionkit plugins --kind preset`.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False),
+    help="CSV file for the scores of every picture; summaries are written beside it.",
+)  # fmt: skip
+@click.option(
+    "--with", "extra", multiple=True, metavar="NAME=VALUE",
+    help="What some scores need besides three pictures: mask=DIR, reference=DIR, text=DIR ...",
+)  # fmt: skip
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--resume/--no-resume", default=None, help="Take over rows that were kept before.")
+def evaluate(
+    ir: str,
+    vi: str,
+    fused: tuple[str, ...],
+    metrics: str | None,
+    output: str | None,
+    extra: tuple[str, ...],
+    **options: Any,
+) -> int:
+    """Score folders of fused pictures, from any program, against their sources.
+
+    Pictures are matched by name. With -o, a run that was stopped continues. The exit status is 1
+    when a picture could not be read or has another size than its sources; the table has the rest.
+    """
+    folders = _named_folders(fused)
+    given = dict(_assignment(text, "--with") for text in extra)
+    names = None if metrics is None else [m.strip() for m in metrics.split(",") if m.strip()]
+    from fusionkit import scoring, tables
+
+    scores = scoring.evaluate_folders(
+        ir, vi, folders, names, table=output, context=given,
+        say=partial(click.echo, err=True), **_given(**options),
+    )  # fmt: skip
+    click.echo(tables.markdown(scores), nl=False)
+    if output is not None:
+        click.echo(f"\n{output}")
+    if failed := len(scores.failed):
+        click.echo(f"fusionkit: {failed} pictures could not be scored, see above.", err=True)
+    return 1 if failed else 0
+
+
+@commands.command()
 @click.argument("recipe")
 @click.option("--dataset", metavar="NAME", help="Pairs to train on; see `fusionkit plugins`.")
 @click.option("--data-root", type=click.Path(), help="Folder of the data set.")
@@ -190,11 +245,26 @@ def info(store: str, as_json: bool) -> None:
     click.echo(json.dumps(facts, indent=2, default=str) if as_json else _outline(facts))
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def _named_folders(given: Sequence[str]) -> dict[str, str] | list[str]:
+    """``NAME=DIR`` or ``DIR`` each; a folder whose own name has a ``=`` is a folder."""
+    named = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if equals and name and not os.path.exists(text):
+            if name in named:
+                raise BadRequest(f"two folders of fused pictures are called {name!r}.", asked=text)
+            named[name] = folder
+    if named and len(named) < len(given):
+        raise BadRequest("--fused: give a name to every folder (NAME=DIR) or to none.")
+    return named or list(given)
+
+
+def _assignment(text: str, option: str = "--set") -> tuple[str, Any]:
     """``path=value``; the value is read as JSON, or taken as text where it is none."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise BadRequest(f"--set takes PATH=VALUE, got {text!r}.", asked=text)
+        what = "PATH=VALUE" if option == "--set" else "NAME=VALUE"
+        raise BadRequest(f"{option} takes {what}, got {text!r}.", asked=text)
     words = {"true": True, "True": True, "false": False, "False": False, "None": None}
     try:
         return path.strip(), words[value] if value in words else json.loads(value)

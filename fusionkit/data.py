@@ -256,7 +256,9 @@ class PairPaths(NamedTuple):
     vi: Path
 
 
-class _Matching(NamedTuple):
+class Matching(NamedTuple):
+    """Files that belong together, and those that have no partner."""
+
     pairs: list[PairPaths]
     only_ir: list[Path]
     only_vi: list[Path]
@@ -281,7 +283,7 @@ def match_pairs(ir: str | os.PathLike, vi: str | os.PathLike | None = None) -> l
     Warns:
         UserWarning: files without partner, the first few by name.
     """
-    matching = _match(Path(ir), None if vi is None else Path(vi))
+    matching = match_all(ir, vi)
     lonely = matching.only_ir + matching.only_vi
     if lonely:
         some = ", ".join(str(path) for path in lonely[:5]) + (", ..." if len(lonely) > 5 else "")
@@ -293,7 +295,9 @@ def match_pairs(ir: str | os.PathLike, vi: str | os.PathLike | None = None) -> l
     return matching.pairs
 
 
-def _match(ir: Path, vi: Path | None) -> _Matching:
+def match_all(ir: str | os.PathLike, vi: str | os.PathLike | None = None) -> Matching:
+    """:func:`match_pairs` with the files without partner, instead of a warning about them."""
+    ir, vi = Path(ir), None if vi is None else Path(vi)
     for path in (ir, vi):
         if path is not None and not path.exists():
             raise MissingFile(f"{path}: no such folder.")
@@ -301,7 +305,7 @@ def _match(ir: Path, vi: Path | None) -> _Matching:
         infrared, visible = _by_folder_names(ir)
     else:
         if ir.is_file() and vi.is_file():
-            return _Matching([PairPaths(ir.stem, ir, vi)], [], [])
+            return Matching([PairPaths(ir.stem, ir, vi)], [], [])
         if ir.is_file() or vi.is_file():
             raise BadRequest(f"{ir} and {vi}: give two folders, or two files.")
         if ir.resolve() == vi.resolve():
@@ -326,12 +330,89 @@ def _match(ir: Path, vi: Path | None) -> _Matching:
             )
         if common:
             names = sorted(common, key=natural)
-            return _Matching(
+            return Matching(
                 [PairPaths(name, first[name][0], second[name][0]) for name in names],
                 [file for name, files in first.items() if name not in common for file in files],
                 [file for name, files in second.items() if name not in common for file in files],
             )
     raise _no_match(infrared, visible)
+
+
+def match_fused(
+    pairs: Sequence[PairPaths], folder: str | os.PathLike
+) -> tuple[dict[str, Path], list[Path]]:
+    """The fused pictures of a folder by the name of their pair, and those that belong to none.
+
+    Names are compared as in :func:`match_pairs`. If none is equal, marks of a result are ignored
+    too: ``fused``, ``fusion``, ``result`` and the name of the folder (``01_DenseFuse``). One file
+    belongs to a single pair whatever it is called.
+
+    Raises:
+        MissingFile: the folder does not exist.
+        BadRequest: it holds no pictures, none that matches, or two that claim one pair.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise MissingFile(f"{folder}: no such folder of fused pictures.")
+    if folder.is_file():
+        if len(pairs) == 1:
+            return {pairs[0].name: folder}, []
+        raise BadRequest(f"{folder} is one file, but there are {len(pairs)} pairs: give a folder.")
+    files = {file: file.relative_to(folder).parent.parts for file in _pictures(folder)}
+    if not files:
+        raise BadRequest(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
+    marks = "|".join(map(re.escape, ("fused", "fusion", "fuse", "result", folder.name)))
+    mark = re.compile(rf"^(?:{marks})[-_ ]?(?=.)|(?<=.)[-_ ]?(?:{marks})$", re.IGNORECASE)
+
+    def plain(name: str) -> str:
+        *above, stem = mark.sub("", name).split("/")
+        return "/".join((*above, _unmarked_stem(Path(f"{stem}.png"), ())))
+
+    twice: list[Path] = []
+    for of_pair, of_file in (
+        (str, _stem),
+        (str, _stem_with_folder),
+        (plain, lambda file, folders: plain(file.stem)),
+        (plain, lambda file, folders: "/".join((*folders, plain(file.stem)))),
+    ):
+        index = _index(files, of_file)
+        found = {p.name: index[name] for p in pairs if (name := of_pair(p.name)) in index}
+        claimed = next((those for those in found.values() if len(those) > 1), [])
+        if found and not claimed:
+            used = {path for (path,) in found.values()}
+            return {name: path for name, (path,) in found.items()}, [
+                file for file in files if file not in used
+            ]
+        twice = twice or claimed
+    if twice:
+        raise BadRequest(
+            f"{len(twice)} fused pictures claim one pair: {', '.join(map(str, twice))}. If the "
+            f"sub-folders of {folder} are methods, give each of them; otherwise keep one picture."
+        )
+    some = ", ".join(str(file) for file in list(files)[:3])
+    names = ", ".join(repr(pair.name) for pair in pairs[:3])
+    raise BadRequest(
+        f"none of the {len(files)} pictures in {folder} is called like one of the {len(pairs)} "
+        f"pairs. Pictures: {some}. Pairs: {names}. A fused picture bears the name of its pair, "
+        "apart from the suffix."
+    )
+
+
+def picture_kind(path: str | os.PathLike) -> str:
+    """What a picture file is, from its header: ``8-bit grey PNG``.
+
+    Raises:
+        BadRequest: it is no picture.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as file:
+            mode, kind = file.mode, file.format
+    except (OSError, Image.DecompressionBombError) as error:
+        raise BadRequest(f"{path} is not a picture that can be read ({error}).") from error
+    bits = {"1": "1-bit", "F": "float"}.get(mode, "16-bit" if mode.startswith("I") else "8-bit")
+    colour = "grey" if mode[0] in "1LIF" and mode != "LAB" else "colour"
+    return f"{bits} {colour} {kind}"
 
 
 def _no_match(infrared: Mapping[Path, tuple], visible: Mapping[Path, tuple]) -> BadRequest:
@@ -868,9 +949,9 @@ def check_pairs(pairs: FolderPairs | str | os.PathLike) -> list[Problem]:
     problems = []
     if pairs.root is not None:
         try:
-            lonely = _match(pairs.root, None)
+            lonely = match_all(pairs.root)
         except ValueError:  # the root was given for its texts, the pictures lie elsewhere
-            lonely = _Matching([], [], [])
+            lonely = Matching([], [], [])
         for files, other in ((lonely.only_ir, "visible"), (lonely.only_vi, "infrared")):
             problems += [Problem("unmatched", str(f), f"has no {other} partner") for f in files]
     depths: dict[str, dict[str, str]] = {"infrared": {}, "visible": {}}

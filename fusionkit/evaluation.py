@@ -1,7 +1,8 @@
 """Scores of fused pictures: metrics by name over tensors, over named pairs, and as one table.
 
 This module knows no formula. Metrics come from the registry by name; what each one rounds,
-converts or compares is stated by its plugin.
+converts or compares is stated by its plugin. A preset says which variant each short name stands
+for in the tables of one program. Folders of pictures are the business of ``fusionkit.scoring``.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fusionkit.devices import pick_device
-from fusionkit.errors import BadRequest, FusionkitError
-from fusionkit.protocols import Metric
+from fusionkit.errors import BadRequest, FusionkitError, UnknownComponent, did_you_mean
+from fusionkit.protocols import Metric, Preset
 from fusionkit.registry import Registry
 from fusionkit.statistics import (
     Difference,
@@ -30,12 +31,17 @@ __all__ = [
     "build_metrics",
     "evaluate",
     "facts",
+    "find_preset",
     "interval",
     "interval_nested",
     "paired_difference",
+    "score_metric",
     "score_pairs",
     "summarise",
 ]
+
+STANDARD = "standard"
+"""The preset of those who ask for none: the corrected variants, which short names stand for."""
 
 _PICTURES = ("fused", "ir", "vi")
 _SLACK = 1e-6  # float32 arithmetic that should end at 1 may end this far above
@@ -47,8 +53,9 @@ def evaluate(
     fused: Tensor,
     ir: Tensor,
     vi: Tensor,
-    metrics: str | Sequence[Name],
+    metrics: str | Sequence[Name] | None = None,
     *,
+    variant: str | None = None,
     registry: Registry | None = None,
     device: str | torch.device | None = None,
     gradients: bool = False,
@@ -59,7 +66,9 @@ def evaluate(
     Args:
         fused: ``(B, 1 or 3, H, W)`` floats in [0, 1].
         ir, vi: The sources, of the same B, H and W; 1 or 3 channels each.
-        metrics: Names from the registry, one or several, or metrics already built.
+        metrics: Names, one or several, or metrics already built; None for all of the variant's.
+        variant: The preset whose variants the names stand for, ``cddfuse``, ``vifb`` ...; without
+            one, names are those of the registry, where short names are the standard variants.
         registry: Where names are looked up; the installed plugins if None.
         device: Where to compute: ``auto``, ``cpu``, ``cuda`` ...; where ``fused`` is if None.
         gradients: Keep the graph, for metrics that have a gradient.
@@ -81,21 +90,48 @@ def evaluate(
         {'EN': tensor([0.], dtype=torch.float64), 'sf': tensor([0.], dtype=torch.float64)}
     """
     _check_pictures(fused, ir, vi)
-    built = build_metrics(metrics, registry=registry, encoder=context.get("encoder"))
+    built = build_metrics(
+        metrics, variant=variant, registry=registry, encoder=context.get("encoder")
+    )
     where = fused.device if device is None else _device(device)
     pictures = [image.to(where) for image in (fused, ir, vi)]
     context = {key: _moved(value, where) for key, value in context.items()}
     with nullcontext() if gradients else torch.no_grad():
-        return {key: _score(key, metric, pictures, context) for key, metric in built.items()}
+        return {key: score_metric(key, metric, pictures, context) for key, metric in built.items()}
+
+
+def find_preset(name: str, *, registry: Registry | None = None) -> Preset:
+    """The preset of that name: which variants, and which rules, make one program's table."""
+    return (registry or Registry.from_environment()).create("preset", name)
 
 
 def build_metrics(
-    metrics: str | Sequence[Name], *, registry: Registry | None = None, encoder: Any = None
+    metrics: str | Sequence[Name] | None = None,
+    *,
+    variant: str | Preset | None = None,
+    registry: Registry | None = None,
+    encoder: Any = None,
 ) -> dict[str, Metric]:
     """Metrics by the names asked for, in that order; a metric object goes by its own name.
 
-    ``encoder`` is handed to the factories that have such a parameter.
+    Args:
+        metrics: Names or objects. None asks for every column of the preset.
+        variant: A preset or its name. A name that it does not know must be the code of a metric
+            (``qabf``, not ``Qabf``): a short name would silently be another program's variant.
+        registry: Where names are looked up; the installed plugins if None.
+        encoder: Handed to the factories that have such a parameter.
+
+    Raises:
+        BadRequest: For no metric, one asked for twice, or a short name that the preset lacks.
+        UnknownComponent: For a name nobody offers, with the nearest one.
     """
+    if metrics is None and variant is None:
+        variant = STANDARD
+    if isinstance(variant, str):
+        registry = registry or Registry.from_environment()
+        variant = find_preset(variant, registry=registry)
+    if metrics is None:
+        metrics = list(variant.metrics)
     asked = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else metrics
     built: dict[str, Metric] = {}
     for entry in asked:
@@ -104,12 +140,35 @@ def build_metrics(
             raise BadRequest(f"the metric {key!r} was asked for twice.")
         if isinstance(entry, str):
             registry = registry or Registry.from_environment()
-            wanted = encoder is not None and registry.accepts("metric", entry, "encoder")
-            entry = registry.create("metric", entry, **({"encoder": encoder} if wanted else {}))
+            entry = _build(entry, variant, registry, encoder)
         built[key] = entry
     if not built:
         raise BadRequest("no metric was asked for; `fusionkit plugins --kind metric` lists them.")
     return built
+
+
+def _build(name: str, preset: Preset | None, registry: Registry, encoder: Any) -> Metric:
+    known = {**preset.also, **preset.metrics} if preset else {}
+    code = known.get(name, name)
+    given = dict(preset.options) if preset else {}
+    if encoder is not None:
+        given["encoder"] = encoder
+    try:
+        options = {k: v for k, v in given.items() if registry.accepts("metric", code, k)}
+        metric = registry.create("metric", code, **options)
+    except UnknownComponent as error:
+        if name in known or not (near := did_you_mean(name, known)):
+            raise
+        message = f"the preset {preset.name!r} has no metric {name!r}.{near}"
+        raise UnknownComponent(message, kind="metric", name=name, known=known) from error
+    if preset and preset.name != STANDARD and name not in known and metric.name != name:
+        raise BadRequest(
+            f"the preset {preset.name!r} has no {name!r}, and elsewhere that name is another "
+            f"variant. Ask for it by its code, {metric.name!r}; the preset has {', '.join(known)}.",
+            asked=name,
+            known=known,
+        )
+    return metric
 
 
 def facts(metric: Metric) -> dict[str, Any]:
@@ -156,7 +215,7 @@ def score_pairs(
             batch = [image.to(where) for image in batch]
             here = {key: _moved(value, where) for key, value in context.items()}
             with torch.no_grad():
-                rows[name] = {k: _score(k, m, batch, here).item() for k, m in built.items()}
+                rows[name] = {k: score_metric(k, m, batch, here).item() for k, m in built.items()}
         except BadRequest as error:
             raise BadRequest(f"pair {name!r}: {error}") from None
     if not rows:
@@ -185,9 +244,15 @@ def summarise(
     return summary
 
 
-def _score(
+def score_metric(
     key: str, metric: Metric, pictures: Sequence[Tensor], context: Mapping[str, Any]
 ) -> Tensor:
+    """One ``(B,)`` of one metric; ``pictures`` are fused, infrared and visible, checked before.
+
+    Raises:
+        BadRequest: When the metric needs context that is not there, or refuses the pictures.
+        FusionkitError: When it does not return one value per picture.
+    """
     needs = getattr(metric, "needs", _PICTURES)
     missing = [need for need in needs if need not in _PICTURES and context.get(need) is None]
     if missing:

@@ -159,6 +159,42 @@ def paired_difference(
     return Difference(float(found.mean), found, _sign_flip_p(kept, seed))
 
 
+def holm(p: ArrayLike) -> np.ndarray:
+    """p-values corrected for being several, by the step-down rule of S. Holm (1979).
+
+    NaN, a comparison without data, is left out of the count and stays NaN.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+        [0.03, 0.06, 0.06]
+    """
+    values = _floats(p)
+    corrected = np.full(values.shape, np.nan)
+    order = [k for k in np.argsort(values) if not np.isnan(values[k])]
+    least = 0.0
+    for place, k in enumerate(order):
+        least = max(least, min(1.0, (len(order) - place) * values[k]))
+        corrected[k] = least
+    return corrected
+
+
+def ranks(values: ArrayLike, *, higher_is_better: bool) -> np.ndarray:
+    """Ranks within each row, 1 the best; equal values share the mean of their places.
+
+    Args:
+        values: ``(N, methods)`` scores. What is not finite gets NaN and takes no place.
+
+    Example:
+        >>> ranks([[3.0, 1.0, 3.0]], higher_is_better=True).tolist()
+        [[1.5, 3.0, 1.5]]
+    """
+    from scipy.stats import rankdata
+
+    array = _floats(values)
+    ordered = np.where(np.isfinite(array), -array if higher_is_better else array, np.nan)
+    return rankdata(ordered, axis=1, nan_policy="omit")
+
+
 def _sign_flip_p(difference: np.ndarray, seed: int, draws: int = 10_000) -> float:
     n = len(difference)
     if n == 0:

@@ -247,6 +247,137 @@ def curves(
     return figure
 
 
+def distributions(
+    values: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    better: Mapping[str, str] | None = None,
+    columns: int = 4,
+) -> Picture:
+    """Scores of all pictures: a panel per metric, in it a row of points and a box per method.
+
+    Args:
+        values: metric -> method -> scores; what is not finite is left out and counted.
+        better: metric -> a word for the direction, shown in the title.
+        columns: panels side by side.
+
+    The box reaches from the first to the third quartile with the median as a line, the thin line
+    from the lowest to the highest score, the diamond is the mean. Points are spread sideways only
+    to be seen.
+    """
+    methods = list(dict.fromkeys(name for by in values.values() for name in by))
+    if not methods:
+        raise ValueError("distributions need at least one metric and one method.")
+    columns = min(columns, len(values))
+    down = math.ceil(len(values) / columns)
+    figure = Picture(figsize=(2.9 * columns, (0.75 + 0.42 * len(methods)) * down))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(down, columns, squeeze=False)
+    for axis in axes.flat[len(values) :]:
+        axis.set_axis_off()
+    spread = np.random.default_rng(0)
+    for number, (axis, (metric, by)) in enumerate(zip(axes.flat, values.items(), strict=False)):
+        for place, (method, color) in enumerate(zip(methods, _colors(len(methods)), strict=True)):
+            scores = np.asarray(by.get(method, ()), dtype=np.float64)
+            kept = scores[np.isfinite(scores)]
+            if len(kept) < len(scores):
+                lost = f"{len(scores) - len(kept)} undefined"
+                axis.text(
+                    0.99, place + 0.42, lost, transform=axis.get_yaxis_transform(), ha="right",
+                    va="center", fontsize=6.5, color="0.35", zorder=4,
+                )  # fmt: skip
+            if not len(kept):
+                continue
+            sideways = place + spread.uniform(-0.22, 0.22, len(kept))
+            axis.scatter(kept, sideways, s=9, color=color, alpha=0.45, linewidth=0)
+            low, first, middle, third, high = np.quantile(kept, [0, 0.25, 0.5, 0.75, 1])
+            axis.plot([low, high], [place, place], color="0.35", linewidth=0.8, zorder=2)
+            axis.barh(place, third - first, 0.5, first, color="none", edgecolor="0.35", zorder=2)
+            axis.plot([middle] * 2, [place - 0.25, place + 0.25], color="0.15", zorder=2)
+            axis.scatter([kept.mean()], [place], marker="D", s=22, color=color, edgecolor="0.15",
+                         zorder=3)  # fmt: skip
+        axis.set_ylim(len(methods) - 0.4, -0.6)
+        leftmost = number % columns == 0
+        labels = methods if leftmost else [""] * len(methods)
+        axis.set_yticks(range(len(methods)), labels, fontsize=8)
+        word = f" ({better[metric]})" if better and metric in better else ""
+        axis.set_title(f"{metric}{word}", fontsize=9)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def parallel(
+    means: Mapping[str, Mapping[str, float]], higher_is_better: Mapping[str, bool]
+) -> Picture:
+    """Methods as lines over metrics: up is better, each axis from the worst to the best mean.
+
+    Args:
+        means: metric -> method -> mean. A mean that is not finite leaves a gap.
+        higher_is_better: by metric; where it is not, the axis is turned over.
+
+    The numbers at the ends of an axis are its worst and best mean. Since each axis is stretched to
+    the methods shown, heights say who is ahead, not by how much it matters.
+    """
+    methods = list(dict.fromkeys(name for by in means.values() for name in by))
+    if not methods:
+        raise ValueError("the parallel view needs at least one metric and one method.")
+    heights = np.full((len(methods), len(means)), np.nan)
+    figure = Picture(figsize=(max(4.5, 1.0 * len(means) + 1.5), 3.2))
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
+    for x, (metric, by) in enumerate(means.items()):
+        values = np.array([by.get(method, np.nan) for method in methods], dtype=np.float64)
+        values[~np.isfinite(values)] = np.nan
+        axis.axvline(x, color="0.8", linewidth=1, zorder=0)
+        if np.isnan(values).all():
+            axis.text(x, 0.5, "undefined", rotation=90, ha="right", va="center", fontsize=7)
+            continue
+        low, high = np.nanmin(values), np.nanmax(values)
+        share = (
+            (values - low) / (high - low) if high > low else np.where(np.isnan(values), np.nan, 0.5)
+        )
+        up = higher_is_better[metric]
+        heights[:, x] = share if up or high == low else 1 - share
+        worst, best = (low, high) if up else (high, low)
+        axis.text(x, 1.06, f"{best:.4g}", ha="center", fontsize=7, color="0.25")
+        if high > low:
+            axis.text(x, -0.06, f"{worst:.4g}", ha="center", va="top", fontsize=7, color="0.25")
+    for line, method, color in zip(heights, methods, _colors(len(methods)), strict=True):
+        axis.plot(line, color=color, marker="o", markersize=4, linewidth=1.5, label=method)
+    axis.set_xticks(range(len(means)), list(means), fontsize=8)
+    axis.set_yticks([0, 1], ["worst", "best"], fontsize=8)
+    axis.set_ylim(-0.16, 1.16)
+    axis.set_xlim(-0.4, len(means) - 0.6)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def score_distributions(scores: Any) -> Picture:
+    """:func:`distributions` of :class:`~fusionkit.scoring.Scores`."""
+    rows = scores.scored
+    return distributions(
+        {
+            metric: {m: rows.loc[rows["method"] == m, metric].to_numpy() for m in scores.methods}
+            for metric in scores.metrics
+        },
+        better={
+            metric: "higher is better" if about["higher_is_better"] else "lower is better"
+            for metric, about in scores.metrics.items()
+        },
+    )
+
+
+def score_profile(summary: Any) -> Picture:
+    """:func:`parallel` of the table that :func:`fusionkit.tables.summary` makes."""
+    means: dict[str, dict[str, float]] = {}
+    for row in summary.itertuples():
+        means.setdefault(row.metric, {})[row.method] = row.mean
+    up = dict(zip(summary["metric"], summary["higher_is_better"], strict=True))
+    return parallel(means, up)
+
+
 def _colors(count: int) -> list[str]:
     return [COLORS[i % len(COLORS)] for i in range(count)]
 
