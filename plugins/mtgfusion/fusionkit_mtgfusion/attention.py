@@ -1,0 +1,161 @@
+"""Attention over pixels: the block that extractor and reconstructor are made of.
+
+The release lets every pixel attend to every other one and writes the whole table of scores: 137 GB
+per block at 256x256. ``full`` computes the same without the table; its arithmetic still grows with
+the square of the number of pixels. ``windowed`` and ``pooled`` are for everyday sizes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KINDS = ("full", "windowed", "pooled")
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """Which pixels a pixel attends to.
+
+    ``full``: all. ``windowed``: those of its ``size`` x ``size`` window, windows shifted by half in
+    every second block, smaller where the picture ends. ``pooled``: means over ``size`` x ``size``.
+    """
+
+    kind: str = "windowed"
+    size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"attention {self.kind!r} is none of {', '.join(KINDS)}.")
+        if self.size < 1:
+            raise ValueError(f"attention over windows of {self.size} pixels: give 1 or more.")
+
+
+class PixelAttention(nn.Module):
+    """Multi-head attention between pixels, mixed along the reading order.
+
+    The release calls it multi-scale retention; there is no decay, it is softmax attention. The
+    depthwise convolution runs over the row-major sequence of pixels and so from the end of a row to
+    the start of the next.
+
+    Shape:
+        - ``(B, H, W, C)`` -> ``(B, H, W, C)``
+    """
+
+    def __init__(
+        self, channels: int, heads: int = 8, *, attention: AttentionOptions, shifted: bool = False
+    ) -> None:
+        super().__init__()
+        self.heads, self.attention, self.shifted = heads, attention, shifted
+        self.query_proj = nn.Linear(channels, channels)
+        self.key_proj = nn.Linear(channels, channels)
+        self.value_proj = nn.Linear(channels, channels)
+        self.out_proj = nn.Linear(channels, channels)
+        self.multi_scale_conv = nn.Conv1d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (self.query_proj, self.key_proj, self.value_proj)
+        weight = torch.cat([p.weight for p in parts])
+        bias = torch.cat([p.bias for p in parts])
+        qkv = F.linear(x, weight, bias)
+        kind, size = self.attention.kind, self.attention.size
+        if kind == "windowed":
+            found = self._windowed(qkv, size)
+        elif kind == "pooled":
+            query, rest = qkv.tensor_split([x.shape[-1]], -1)
+            small = F.avg_pool2d(
+                rest.permute(0, 3, 1, 2), size, ceil_mode=True, count_include_pad=False
+            )
+            key, value = small.flatten(2).mT.chunk(2, -1)
+            found = attend(query.flatten(1, 2), key, value, self.heads).view(x.shape)
+        else:
+            found = attend(*qkv.flatten(1, 2).chunk(3, -1), self.heads).view(x.shape)
+        return self.out_proj(self._mix(found))
+
+    def _windowed(self, qkv: Tensor, size: int) -> Tensor:
+        batch, height, width, channels = qkv.shape
+        found = qkv.new_empty(batch, height, width, channels // 3)
+        shift = size // 2 if self.shifted else 0
+        for top, tall, down in _windows(height, size, shift):
+            for left, wide, across in _windows(width, size, shift):
+                area = (
+                    slice(None),
+                    slice(top, top + tall * down),
+                    slice(left, left + wide * across),
+                )
+                part = qkv[area].reshape(batch, down, tall, across, wide, channels)
+                part = part.transpose(2, 3).reshape(-1, tall * wide, channels)
+                part = attend(*part.chunk(3, -1), self.heads)
+                part = part.view(batch, down, across, tall, wide, -1).transpose(2, 3)
+                found[area] = part.reshape(batch, down * tall, across * wide, -1)
+        return found
+
+    def _mix(self, x: Tensor) -> Tensor:
+        """x plus its depthwise convolution along the sequence of pixels."""
+        before, here, after = self.multi_scale_conv.weight[:, 0].unbind(-1)
+        flat = x.flatten(1, 2)
+        mixed = torch.addcmul(self.multi_scale_conv.bias, flat, 1 + here)
+        mixed[:, 1:] += flat[:, :-1] * before
+        mixed[:, :-1] += flat[:, 1:] * after
+        return mixed.view(x.shape)
+
+
+def _windows(length: int, size: int, shift: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of equal windows along one axis: where it starts, window length, number of windows."""
+    start = min(shift, length)
+    if start:
+        yield 0, start, 1
+    whole = (length - start) // size
+    if whole:
+        yield start, size, whole
+    rest = length - start - whole * size
+    if rest:
+        yield length - rest, rest, 1
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Softmax attention with heads side by side in the channels, scale 1/sqrt(width of a head).
+
+    Args:
+        query: ``(B, N, C)``; key, value: ``(B, M, C)``.
+        mask: True where a key counts, ``(B, M)``.
+
+    Returns:
+        ``(B, N, C)``. The table of N x M scores never exists as a whole.
+    """
+    query, key, value = (z.unflatten(-1, (heads, -1)).transpose(1, 2) for z in (query, key, value))
+    if mask is not None:
+        mask = mask[:, None, None]
+    found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return found.transpose(1, 2).flatten(2)
+
+
+class TokenBlock(nn.Module):
+    """Attention and a two-layer network on normalised tokens, both residual; ``(B, H, W, C)``."""
+
+    def __init__(
+        self,
+        channels: int = 64,
+        heads: int = 8,
+        expansion: int = 4,
+        *,
+        attention: AttentionOptions,
+        shifted: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.msr = PixelAttention(channels, heads, attention=attention, shifted=shifted)
+        self.norm2 = nn.LayerNorm(channels)
+        self.ffn = nn.Sequential(
+            nn.Linear(channels, expansion * channels),
+            nn.ReLU(),
+            nn.Linear(expansion * channels, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.msr(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
