@@ -28,11 +28,11 @@ from fusionkit.errors import BadRequest
 from fusionkit.evaluation import build_metrics, evaluate, facts
 from fusionkit.guides import add_guides
 from fusionkit.methods import Method, load_checkpoint, settle_encoder
-from fusionkit.protocols import Pair
+from fusionkit.protocols import Metric, Pair
 from fusionkit.recipe import Recipe
 from fusionkit.registry import Registry
 from fusionkit.statistics import Interval, interval_nested, paired_difference
-from fusionkit.training import Trained, build_task, check_recipe, train
+from fusionkit.training import Trained, build_losses, build_task, check_recipe, train
 
 QUESTION_SEED = 20_240
 """Seed of the held-out questions: the same for every arm and every seed of training."""
@@ -127,7 +127,7 @@ class Bench:
             check_recipe(method)
             if self.start_from is not None:
                 method.load_state(load_checkpoint(self.start_from))
-        build_metrics(self.metrics, registry=self.registry, encoder=self.encoder)
+        self._build_metrics()
 
     @classmethod
     def ablation(cls, p: Any) -> "Bench":
@@ -313,7 +313,7 @@ class Bench:
 
     def score(self) -> pd.DataFrame:
         """Metrics of plain fusion over every held-out pair, for the first and the last arm."""
-        built = build_metrics(self.metrics, registry=self.registry, encoder=self.encoder)
+        built = self._build_metrics()
         self.run.declare_metrics({name: facts(metric) for name, metric in built.items()})
         self._declare_pairs()
         tables = {}
@@ -321,7 +321,7 @@ class Bench:
             method = self.trained[arm, self.seeds[0]]
             rows = {}
             for group in _of_one_size(self.test_set):
-                batch = _batch(group, method.recipe.default_text)
+                batch = self._batch(group, method.recipe.default_text)
                 found = evaluate(
                     method(batch).image.cpu(), batch.infrared, batch.visible, list(built.values())
                 )
@@ -332,6 +332,12 @@ class Bench:
                 self.run.put_scores(variable, name, row)
             tables[arm] = pd.DataFrame.from_dict(rows, orient="index")
         return pd.concat(tables, axis=1)
+
+    def _build_metrics(self) -> dict[str, Metric]:
+        sentences = self.arms[self.studied].sentences
+        return build_metrics(
+            self.metrics, registry=self.registry, encoder=self.encoder, sentences=sentences
+        )
 
     @property
     def _compared(self) -> dict[str, str]:
@@ -344,11 +350,12 @@ class Bench:
         """Pictures, feature maps and heat maps of the shown pairs under their prompts."""
         self._declare_pairs()
         guide_maker = self._heat_maps
+        judges = self._judges()
         for index in self._shown_indices:
             pair = self.test_set[index]
             prompts = self._prompts(index)
             method = self.trained[self.studied, self.seeds[0]]
-            batch = _batch([pair], prompts[0])
+            batch = self._batch([pair], prompts[0])
             other = batch.replace(prompts=(prompts[1],))
             plain = batch.replace(prompts=(method.recipe.default_text,))
             self.run.put_image("ir", pair.name, pair.infrared.numpy())
@@ -360,7 +367,7 @@ class Bench:
             self.run.put_image("fused_other", pair.name, _numpy(method(other)))
             with capture(method.network) as maps:
                 fused = method(batch)
-                for layer, values in maps.items():
+                for layer, values in {**fused.maps, **maps}.items():
                     self.run.put_features(layer, pair.name, values[0].float().cpu().numpy())
             if guide_maker is not None:
                 several = Batch(
@@ -372,7 +379,27 @@ class Bench:
                     self.run.put_heatmaps(
                         name, pair.name, drawn[:, 0].float().cpu().numpy(), prompts
                     )
+            for loss in judges:
+                for name, (words, drawn) in loss.heatmaps(batch, fused).items():
+                    self.run.put_heatmaps(name, pair.name, drawn[0].float().cpu().numpy(), words)
             self.run.put_image("fused", pair.name, _numpy(fused))
+
+    def _judges(self) -> list[Any]:
+        """The losses of the arm under study that can show where in a picture they are met."""
+        losses = build_losses(self.trained[self.studied, self.seeds[0]])
+        return [loss for loss in losses.values() if hasattr(loss, "heatmaps")]
+
+    def _batch(self, pairs: Sequence[Pair], prompt: str) -> Batch:
+        """Pairs of one size under a prompt, with their own descriptions for who reads them."""
+        batch = collate(pairs)
+        describe = getattr(self._test_task, "describe", lambda pair: pair.texts)
+        return Batch(
+            visible=batch.visible,
+            infrared=batch.infrared,
+            prompts=(prompt,) * len(pairs),
+            labels={"texts": tuple(map(describe, pairs))},
+            names=batch.names,
+        )
 
     def _prompts(self, index: int) -> list[str]:
         if self.prompts:
@@ -395,7 +422,7 @@ class Bench:
             line = reached(tree, self.studied, self.seeds)
         else:
             line = verdict(tree, self.baseline, self.studied, self.seeds)
-        self.run.note(result=line)
+        self.run.note(result=line, remarks=self._remarks)
         return line
 
     def scope(self) -> str:
@@ -427,6 +454,7 @@ class Bench:
                 "Held-out are the pairs, not the words: questions use the phrasings of training, "
                 "so nothing is said about other wordings."
             )
+        said += self._remarks
         if len(self.seeds) < 3:
             said.append("Fewer than three seeds: the luck of one training run is not covered.")
         return "\n".join(said)
@@ -435,6 +463,14 @@ class Bench:
         """Where the weights of one arm and seed are kept: beside the store."""
         local = self.run.path if "://" not in self.run.path else f"runs/{Path(self.run.path).name}"
         return Path(f"{local}.checkpoints") / f"{arm}-seed{seed}.pt"
+
+    @cached_property
+    def _remarks(self) -> list[str]:
+        """What the recipe and its losses have to say about what they made."""
+        method = self.trained[self.studied, self.seeds[0]]
+        losses = build_losses(method).values()
+        said = [method.recipe.remark, *(getattr(loss, "remark", "") for loss in losses)]
+        return [line for line in said if line]
 
     @cached_property
     def _heat_maps(self) -> Any:
@@ -557,16 +593,6 @@ def default_path(stem: str, parameters: Mapping[str, Any]) -> str:
     here = Path.cwd()
     base = here.parent if here.name == "notebooks" else here
     return str(base / "runs" / f"{stem}-{digest[:6]}.zarr")
-
-
-def _batch(pairs: Sequence[Pair], prompt: str) -> Batch:
-    batch = collate(pairs)
-    return Batch(
-        visible=batch.visible,
-        infrared=batch.infrared,
-        prompts=(prompt,) * len(pairs),
-        names=batch.names,
-    )
 
 
 def _of_one_size(pairs: Sequence[Pair], most: int = 32) -> Iterator[list[Pair]]:

@@ -20,6 +20,8 @@ from fusionkit.registry import Registry
 from fusionkit.text import TextBank
 
 FORMAT = "fusionkit-method-1"
+WEIGHTS = (".pth", ".pt", ".model", ".safetensors")
+"""Suffixes of weights files."""
 
 
 class Method:
@@ -68,10 +70,32 @@ class Method:
         self.layers = tuple(getattr(self.network, "layers", ()))
 
     def with_text(self, batch: Batch) -> Batch:
-        """The batch with the features of its prompts, from the bank."""
-        if self.bank is None or batch.text is not None or not batch.prompts:
+        """The batch with the features of its prompts, from the bank.
+
+        And those of the pairs' own descriptions (``batch.labels["texts"]``, kind -> words for each
+        pair), of the kinds that the recipe reads.
+        """
+        if self.bank is None:
             return batch
-        return batch.replace(text=self.bank(batch.prompts))
+        if batch.text is None and batch.prompts:
+            batch = batch.replace(text=self.bank(batch.prompts))
+        words = batch.labels.get("texts", ())
+        found = {
+            kind: self._described([texts.get(kind, "") for texts in words])
+            for kind in self.recipe.texts
+            if kind not in batch.texts and any(texts.get(kind) for texts in words)
+        }
+        return batch.replace(texts={**batch.texts, **found}) if found else batch
+
+    def _described(self, sentences: Sequence[str]) -> TextFeatures:
+        """Features of descriptions, zero where there is none."""
+        text = self.bank(sentences)
+        given = torch.tensor([bool(s) for s in sentences], device=text.pooled.device)
+        return TextFeatures(
+            pooled=text.pooled * given[:, None],
+            tokens=None if text.tokens is None else text.tokens * given[:, None, None],
+            mask=text.mask,
+        )
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Fused:
@@ -100,7 +124,10 @@ class Method:
         )
 
     def fuse(
-        self, ir: Tensor, vi: Tensor, text: Sequence[str] | str | TextFeatures | None = None
+        self,
+        ir: Tensor,
+        vi: Tensor,
+        text: Sequence[str] | str | TextFeatures | Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Fuse pictures under a text.
 
@@ -108,7 +135,7 @@ class Method:
             ir: ``(B, 1, H, W)`` or ``(B, 3, H, W)`` in [0, 1].
             vi: ``(B, 3, H, W)`` in [0, 1], the same height and width.
             text: one prompt, or one per pair, or features already made; None says the recipe's
-                default.
+                default. For a method that reads several texts, each of these by its kind.
 
         Returns:
             ``(B, 3, H, W)`` in [0, 1], on the device of ``vi``.
@@ -124,6 +151,10 @@ class Method:
                 f"got {vi.shape[-2]}x{vi.shape[-1]}."
             )
         batch = Batch(visible=vi, infrared=ir)
+        words = bool(text or self.recipe.default_text) and not isinstance(text, TextFeatures)
+        if isinstance(text, Mapping):
+            batch, text = batch.replace(**self._by_kind(text, len(vi))), None
+            words = bool(batch.labels)
         if isinstance(text, TextFeatures):
             scaled = text if self.bank is None else self.bank.scale(text.to(self.device))
             batch = batch.replace(text=scaled.expand(len(vi)))
@@ -136,11 +167,43 @@ class Method:
                     f"{len(prompts)} prompts for {len(vi)} pairs: give one, or one per pair."
                 )
             batch = batch.replace(prompts=tuple(prompts))
-        elif self.missing_encoder is not None:
+        elif words and self.missing_encoder is not None:
             raise MissingWeights(
                 f"{self.missing_encoder} Or pass features made elsewhere as TextFeatures."
             )
+        elif words and self.recipe.refine is None:
+            warnings.warn(
+                f"{self.recipe.name} reads no text when it fuses, so the given one changes "
+                f"nothing. {self.recipe.remark}".strip(),
+                stacklevel=2,
+            )
         return self(batch).image
+
+    def _by_kind(self, texts: Mapping[str, Any], count: int) -> dict[str, Any]:
+        """Texts by kind as fields of a batch: features as they are, words for the bank."""
+        known = self.recipe.texts
+        if unknown := sorted(set(texts) - set(known)):
+            reads = f"it reads {', '.join(known)}" if known else "it reads one prompt"
+            raise BadRequest(
+                f"{self.recipe.name} reads no text {unknown[0]!r}: {reads}.",
+                asked=unknown[0],
+                known=known,
+            )
+        features, words = {}, [{} for _ in range(count)]
+        for kind, text in texts.items():
+            if isinstance(text, TextFeatures):
+                text = text.to(self.device)
+                scaled = text if self.bank is None else self.bank.scale(text)
+                features[kind] = scaled.expand(count)
+                continue
+            sentences = [text] * count if isinstance(text, str) else list(text)
+            if len(sentences) != count:
+                raise BadRequest(
+                    f"{len(sentences)} texts {kind!r} for {count} pairs: give one, or one per pair."
+                )
+            for entry, sentence in zip(words, sentences, strict=True):
+                entry[kind] = sentence
+        return {"texts": features, "labels": {"texts": tuple(words)} if any(words) else {}}
 
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint needs to fuse again, as plain data and tensors."""
@@ -296,7 +359,7 @@ def load_method(
             f"{checkpoint} describes a method that this fusionkit cannot build: "
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
         ) from None
-    method = Method(recipe, registry, device=where, dtype=dtype)
+    method = Method(_for_fusing(recipe, registry), registry, device=where, dtype=dtype)
     method.load_state(state)
     return method
 
@@ -305,7 +368,7 @@ def _official_method(
     recipe: Recipe, state: Any, registry: Registry, device: torch.device, dtype: torch.dtype
 ) -> Method:
     """The recipe with the authors' weights, which fit the encoder of the paper and no other."""
-    network = recipe.official(state).network
+    network, recipe = recipe.official(state).network, _for_fusing(recipe, registry)
     encoder, missing = None, None
     try:
         _, encoder = settle_encoder(
@@ -321,6 +384,13 @@ def _official_method(
     return method
 
 
+def _for_fusing(recipe: Recipe, registry: Registry) -> Recipe:
+    """The recipe without an encoder that serves its losses alone: fusing needs no weights of it."""
+    factory = registry.entry("network", recipe.network.name).factory
+    reads = getattr(factory, "uses_text", True) or recipe.guides or recipe.refine is not None
+    return recipe if reads else recipe.model_copy(update={"encoder": None})
+
+
 def load_official(
     name: str,
     state: Mapping[str, Tensor] | str | os.PathLike[str],
@@ -332,7 +402,8 @@ def load_official(
     Args:
         name: a recipe's name.
         state: a state dict with the official keys, or a ``.pth``, ``.pt``, ``.model`` or
-            ``.safetensors`` file; files are read without running code from them.
+            ``.safetensors`` file, or a folder of such files for weights released in parts; files
+            are read without running code from them.
     """
     registry = registry or Registry.from_environment()
     recipe = registry.create("recipe", name)
@@ -344,8 +415,13 @@ def load_official(
 
 
 def read_weights(path: str | os.PathLike[str]) -> Any:
-    """The content of a weights file; never runs code from it."""
+    """The content of a weights file, or of each file of a folder by name; never runs code."""
     path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix in WEIGHTS and p.is_file())
+        if not files:
+            raise MissingWeights(f"no weights file ({', '.join(WEIGHTS)}) in the folder {path}.")
+        return {file.name: read_weights(file) for file in files}
     if not path.is_file():
         raise MissingWeights(f"no weights file at {path}.")
     try:

@@ -108,6 +108,9 @@ class Recipe(_Data):
     offline_encoder: OptionalPart = None
     """Takes the encoder's place, with a warning, where the encoder's weights cannot be had; the run
     then says so and has text features of another kind and width than the paper's."""
+    texts: tuple[str, ...] = ()
+    """Kinds of description of a pair (``ir``, ``vi``, ``common`` ...) that the method reads besides
+    the prompt; each becomes ``batch.texts[kind]``, zero for a pair that has none of the kind."""
     guides: Parts = ()
     losses: Parts = ()
     weights: dict[str, float] = {}
@@ -118,6 +121,11 @@ class Recipe(_Data):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
     task_options: dict[str, Any] = {}
     """Options of the task's factory."""
+    sentences: dict[str, Any] = {}
+    """Sentences by role (one, or a list) that the losses and metrics of the method compare pictures
+    with; handed to every loss and metric that takes ``sentences``."""
+    remark: str = ""
+    """What a reader of the results must know about the method; stands with every result."""
     default_text: str = ""
     """What ``fuse`` says when it is given no text."""
 
@@ -176,7 +184,7 @@ class Recipe(_Data):
 
 CALLABLES = ("task", "step", "refine", "official", "rate")
 
-FREE = ("options", "weights", "task_options")
+FREE = ("options", "weights", "task_options", "sentences")
 """Mappings whose keys belong to a component, so any key may be set; its factory checks it."""
 
 

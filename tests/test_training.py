@@ -520,3 +520,54 @@ def test_pictures_that_do_not_fit_are_refused_with_the_reason(
     method = methods.Method(recipe, registry)
     with pytest.raises(BadRequest, match=message):
         method.fuse(ir, vi, text)
+
+
+class Reader(Dial):
+    """Keeps the batches it was given."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.given = []
+
+    def forward(self, batch):
+        self.given.append(batch)
+        return super().forward(batch)
+
+
+def reader(recipe, registry):
+    recipe = recipe.model_copy(update={"texts": ("ir", "vi"), "default_text": "brighter"})
+    method = methods.Method(recipe, registry)
+    method.network = Reader(text_dim=TinyEncoder.text_dim)
+    return method
+
+
+def test_descriptions_of_the_pairs_reach_the_network_by_kind(recipe, registry):
+    method = reader(recipe, registry)
+    texts = ({"ir": "a warm wall", "dense": "not read"}, {"vi": "a tree"})
+    method(
+        Batch(
+            visible=torch.rand(2, 3, 8, 8),
+            infrared=torch.rand(2, 1, 8, 8),
+            prompts=("brighter",) * 2,
+            labels={"texts": texts},
+        )
+    )
+    found = method.network.given[0].texts
+    assert sorted(found) == ["ir", "vi"]
+    wall = TinyEncoder().encode_text(["a warm wall"]).pooled
+    torch.testing.assert_close(found["ir"].pooled[:1], wall)
+    assert not found["ir"].pooled[1].any() and not found["vi"].tokens[0].any()
+
+
+def test_fusing_takes_several_texts_by_kind(recipe, registry):
+    method = reader(recipe, registry)
+    pair = torch.rand(2, 1, 8, 8), torch.rand(2, 3, 8, 8)
+    features = TinyEncoder().encode_text(["a tree"])
+    method.fuse(*pair, {"ir": "a warm wall", "vi": features})
+    found = method.network.given[0].texts
+    assert torch.equal(found["ir"].pooled[0], found["ir"].pooled[1])
+    torch.testing.assert_close(found["vi"].pooled, features.pooled.expand(2, -1))
+    with pytest.raises(BadRequest, match="reads no text 'fog': it reads ir, vi"):
+        method.fuse(*pair, {"fog": "none"})
+    with pytest.raises(BadRequest, match="3 texts 'ir' for 2 pairs"):
+        method.fuse(*pair, {"ir": ["a", "b", "c"]})
