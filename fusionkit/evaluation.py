@@ -111,6 +111,7 @@ def build_metrics(
     variant: str | Preset | None = None,
     registry: Registry | None = None,
     encoder: Any = None,
+    sentences: Mapping[str, Any] | None = None,
 ) -> dict[str, Metric]:
     """Metrics by the names asked for, in that order; a metric object goes by its own name.
 
@@ -119,7 +120,7 @@ def build_metrics(
         variant: A preset or its name. A name that it does not know must be the code of a metric
             (``qabf``, not ``Qabf``): a short name would silently be another program's variant.
         registry: Where names are looked up; the installed plugins if None.
-        encoder: Handed to the factories that have such a parameter.
+        encoder, sentences: Handed to the factories that have such a parameter.
 
     Raises:
         BadRequest: For no metric, one asked for twice, or a short name that the preset lacks.
@@ -140,19 +141,21 @@ def build_metrics(
             raise BadRequest(f"the metric {key!r} was asked for twice.")
         if isinstance(entry, str):
             registry = registry or Registry.from_environment()
-            entry = _build(entry, variant, registry, encoder)
+            offers = {"encoder": encoder, "sentences": sentences}
+            entry = _build(entry, variant, registry, offers)
         built[key] = entry
     if not built:
         raise BadRequest("no metric was asked for; `fusionkit plugins --kind metric` lists them.")
     return built
 
 
-def _build(name: str, preset: Preset | None, registry: Registry, encoder: Any) -> Metric:
+def _build(
+    name: str, preset: Preset | None, registry: Registry, offers: Mapping[str, Any]
+) -> Metric:
     known = {**preset.also, **preset.metrics} if preset else {}
     code = known.get(name, name)
     given = dict(preset.options) if preset else {}
-    if encoder is not None:
-        given["encoder"] = encoder
+    given |= {key: value for key, value in offers.items() if value is not None}
     try:
         options = {k: v for k, v in given.items() if registry.accepts("metric", code, k)}
         metric = registry.create("metric", code, **options)

@@ -245,10 +245,10 @@ def build_losses(method: Method) -> dict[str, Any]:
     recipe = method.recipe
     if not recipe.losses and recipe.step is None:
         raise BadRequest(f"recipe {recipe.name!r} names no loss, so there is nothing to train for.")
+    offers = {"encoder": method.encoder, "sentences": recipe.sentences}
     return {
         part.name: _to(
-            create(method.registry, "loss", part.name, part.options, encoder=method.encoder),
-            method.device,
+            create(method.registry, "loss", part.name, part.options, **offers), method.device
         )
         for part in recipe.losses
     }
