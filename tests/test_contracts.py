@@ -12,10 +12,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REGISTRY = Registry.from_environment()
 
 NEED_FILES = (
-    # They read pictures from a folder; plugins/standard/tests run the contract on one.
+    # They read pictures from a folder; the tests of their plugins run the contract on one.
     ("dataset", "folder"),
     ("dataset", "roadscene"),
     ("dataset", "tno"),
+    ("dataset", "mtgfusion"),
 )
 
 NEED_WEIGHTS = tuple(

@@ -1,6 +1,7 @@
 """MTG-Fusion (IJCV 2025) for fusionkit: fusion guided by several texts through a text cube."""
 
 from fusionkit.hookspecs import hookimpl
+from fusionkit_mtgfusion.datasets import MtgImages
 from fusionkit_mtgfusion.losses import TextAgreement, TwoSource
 from fusionkit_mtgfusion.modulation import TextCubeModulation
 from fusionkit_mtgfusion.network import MtgFusion
@@ -27,3 +28,8 @@ def fusionkit_losses():
 @hookimpl
 def fusionkit_recipes():
     return {"mtgfusion": mtgfusion, "mtgfusion-small": mtgfusion_small}
+
+
+@hookimpl
+def fusionkit_datasets():
+    return {"mtgfusion": MtgImages}

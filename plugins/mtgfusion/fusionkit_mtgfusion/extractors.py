@@ -29,7 +29,7 @@ class Coupling(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, 2, H, W)`` -> the same, and s ``(B, 1, H, W)``, whose sum is the log-determinant."""
+        """``(B, 2, H, W)`` -> the same, and s ``(B, 1, H, W)``; its sum is the log-determinant."""
         first, second = x.chunk(2, 1)[:: -1 if self.swapped else 1]
         s, t = self._scale_and_shift(first)
         second = (second + t) * s.exp()

@@ -1,6 +1,7 @@
 """Training samples: whole pairs with their six texts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class TextedPairs:
 
     Args:
         pairs: aligned pairs of any sizes.
+        registry, encoder, guides: offered to every task, not needed here.
         crop: height and width of a sample; None is the smallest side of the pairs. Pictures are
             never enlarged.
         cutting: ``resize`` squeezes whole pictures (the release), ``crop`` cuts squares out.
@@ -36,6 +38,9 @@ class TextedPairs:
         self,
         *,
         pairs: Sequence[Pair],
+        registry: Any = None,
+        encoder: Any = None,
+        guides: Any = None,
         crop: int | None = None,
         cutting: str = "resize",
         texts: bool = True,
