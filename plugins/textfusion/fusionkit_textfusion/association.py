@@ -25,8 +25,8 @@ WORDS = 30
 LARGE = 1e4
 """Added to the denominators of masked entries, so that their share is nothing."""
 
-Read = Callable[[Sequence[str], Tensor], tuple[Tensor, Tensor]]
-"""``(words, picture (1, C, H, W)) -> words (L, D), patches (D, h, w)``."""
+Read = Callable[[str, Tensor], tuple[Sequence[str], Tensor, Tensor]]
+"""``(sentence, picture (1, C, H, W)) -> L words, their features (L, D), patches (D, h, w)``."""
 
 
 def word_patch_cost(text: Tensor, image: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class Association:
     Args:
         encoder: a joint encoder, for ``reader="encoder"``.
         reader: ``encoder``, ``vilt``, ``ones`` (everything is relevant), or a function
-            ``(words, picture (1, C, H, W)) -> words (L, D), patches (D, h, w)``.
+            ``(sentence, picture (1, C, H, W)) -> words, (L, D), patches (D, h, w)``.
         share: what an instance must have in the coarse map.
         beta, iterations: see :func:`transport_plan`.
     """
@@ -185,13 +185,13 @@ class Association:
     def coarse(self, prompt: str, pictures: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """M ``(H, W)`` in [0, 1] and the coarse map ``(H, W)`` bool of one pair."""
         size = tuple(pictures[0].shape[-2:])
-        words = words_of(prompt)
-        if self.read == "ones" or not words:
+        sentence = " ".join(prompt.strip().partition("\n")[0].split(" ")[:WORDS])
+        if self.read == "ones" or not words_of(sentence):
             ones = torch.ones(size, device=pictures[0].device)
             return ones, ones > 0
         found = []
         for picture in pictures:
-            text, patches = self.read(words, picture)
+            words, text, patches = self.read(sentence, picture)
             cost = word_patch_cost(text[None].float(), patches.flatten(1).T[None].float())
             plan = transport_plan(cost, beta=self.beta, iterations=self.iterations)[0].T
             grids = plan.unflatten(1, patches.shape[-2:])
@@ -210,17 +210,16 @@ class EncoderReader:
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
 
-    def __call__(self, words: Sequence[str], picture: Tensor) -> tuple[Tensor, Tensor]:
-        text = self.encoder.encode_text(list(words)).pooled
+    def __call__(self, sentence: str, picture: Tensor) -> tuple[list[str], Tensor, Tensor]:
+        words = words_of(sentence)
+        text = self.encoder.encode_text(words).pooled
         patches = self.encoder.encode_image(picture).patches[0]
-        return text.to(patches.device), patches
+        return words, text.to(patches.device), patches
 
 
-def words_of(prompt: str) -> list[str]:
-    """The first 30 words of a prompt's first line, without punctuation, in lower case."""
-    lines = prompt.strip().splitlines()
-    parts = lines[0].split()[:WORDS] if lines else []
-    return [word for part in parts if (word := re.sub(r"[^\w'-]", "", part).lower())]
+def words_of(sentence: str) -> list[str]:
+    """The words of a sentence without punctuation, in lower case."""
+    return [word for part in sentence.split() if (word := re.sub(r"[^\w'-]", "", part).lower())]
 
 
 def is_noun(word: str) -> bool:
