@@ -4,13 +4,62 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fusionkit.color import luma, recolor
 from fusionkit.data import match_pairs, read_image, write_image
 from fusionkit.errors import BadRequest
 from fusionkit.methods import Method, load_checkpoint, load_method
+from fusionkit.registry import Registry
 
 SUFFIX = ".png"
 DEFAULT = "control"
 """The recipe when none is named."""
+
+
+def _sharper(infrared: Tensor, visible: Tensor) -> Tensor:
+    """Of each neighbourhood the source with more local contrast."""
+    both = torch.cat([infrared, visible])
+    detail = (both - functional.avg_pool2d(both, 7, 1, 3, count_include_pad=False)).abs()
+    busy = functional.avg_pool2d(detail, 7, 1, 3, count_include_pad=False)
+    weight = torch.softmax(busy * 50, dim=0)
+    return (weight * both).sum(0, keepdim=True)
+
+
+RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "average": lambda infrared, visible: (infrared + visible) / 2,
+    "maximum": torch.maximum,
+    "contrast": _sharper,
+}
+"""Ways to fuse two grey pictures ``(1, 1, H, W)`` without a network, to have something to score."""
+
+
+def write_example(
+    folder: str | os.PathLike[str],
+    *,
+    dataset: str = "scenes",
+    count: int = 12,
+    size: int = 128,
+    registry: Registry | None = None,
+) -> dict[str, Path]:
+    """Held-out pairs of a data set and what each of :data:`RULES` makes of them, as PNG files.
+
+    Returns:
+        The folders by name: ``ir``, ``vi`` and the rules. Colour is that of the visible picture.
+    """
+    registry = registry or Registry.from_environment()
+    pairs = registry.create("dataset", dataset, split="test", count=count, size=size)
+    folders = {name: Path(folder) / name for name in ("ir", "vi", *RULES)}
+    for pair in (pairs[k] for k in range(len(pairs))):
+        write_image(folders["ir"] / f"{pair.name}{SUFFIX}", pair.infrared)
+        write_image(folders["vi"] / f"{pair.name}{SUFFIX}", pair.visible)
+        visible = pair.visible[None]
+        for name, rule in RULES.items():
+            fused = recolor(rule(pair.infrared[None], luma(visible)), visible)
+            write_image(folders[name] / f"{pair.name}{SUFFIX}", fused)
+    return folders
 
 
 def fuse_files(

@@ -96,6 +96,13 @@ def _size(value: Any) -> Any:
     return value[0] if len(value) == 1 else tuple(value)
 
 
+def _folders(value: Any) -> Any:
+    """``"a"``, ``"a,b"``, a list or a mapping of names to folders; JSON text is read."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return _json(value)
+    return [value] if isinstance(value, str) and os.path.exists(value) else _listed(value)
+
+
 def _different(values: list) -> list:
     if twice := sorted({v for v in values if values.count(v) > 1}):
         raise ValueError(f"names {', '.join(map(str, twice))} more than once")
@@ -108,6 +115,10 @@ Seeds = Annotated[
     BeforeValidator(_listed),
     AfterValidator(_different),
     Field(min_length=1),
+]
+Folders = Annotated[
+    Annotated[dict[str, str], Field(min_length=1)] | Annotated[list[str], Field(min_length=1)],
+    BeforeValidator(_folders),
 ]
 Sentences = Annotated[list[str], BeforeValidator(_sentences)]
 Options = Annotated[dict[str, Any], BeforeValidator(_json)]
@@ -202,6 +213,25 @@ class TrainParameters(DataParameters, MachineParameters):
     shown: Count = 6
 
 
+class EvaluateParameters(Parameters):
+    """``evaluate.ipynb``: score folders of fused pictures, from any program."""
+
+    ir: str | None = None
+    """Folder of the infrared sources; with none of the three folders an example is scored."""
+    vi: str | None = None
+    fused: Folders | None = None
+    """A folder, several (methods side by side), or a mapping from names to folders."""
+    metrics: Many = []
+    """Names as the variant has them, or codes; none named means all of the variant's."""
+    variant: Annotated[str, Component("preset")] = "standard"
+    table: str | None = None
+    """CSV file for the scores of every picture; None is a name under ``runs``."""
+    context: Options = {}
+    """What some metrics need besides three pictures: ``{"mask": "folder"}``."""
+    device: Device = "auto"
+    resume: bool = True
+
+
 class InspectParameters(Parameters):
     """``inspect.ipynb``: look inside a stored run."""
 
@@ -211,6 +241,7 @@ class InspectParameters(Parameters):
 SCHEMAS: dict[str, type[Parameters]] = {
     "ablation": AblationParameters,
     "train": TrainParameters,
+    "evaluate": EvaluateParameters,
     "inspect": InspectParameters,
 }
 """One schema per notebook, by the notebook's name without ``.ipynb``."""

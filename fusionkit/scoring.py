@@ -17,7 +17,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,8 +82,12 @@ class Scores:
     """Metrics of the preset that could not be computed at all, with the reason."""
     kinds: Mapping[str, int] = field(default_factory=dict)
     """Sorts of fused files: ``8-bit grey PNG`` and how many."""
+    files: Mapping[str, tuple[PairPaths, Mapping[str, Path]]] = field(default_factory=dict)
+    """By name of the pair: the sources, and the fused picture of each method that has one."""
     resumed: int = 0
     """Rows taken over from an earlier run."""
+    written: Sequence[Path] = ()
+    """The files of the table, where one was asked for."""
 
     @property
     def scored(self) -> pd.DataFrame:
@@ -218,13 +222,51 @@ def evaluate_folders(
         pairs=len(matching.pairs),
         unavailable=unavailable,
         kinds=dict(Counter(row["kind"] for row in everything if row.get("kind"))),
+        files={
+            pair.name: (
+                pair,
+                {m: found[pair.name] for m, found in matched.items() if pair.name in found},
+            )
+            for pair in matching.pairs
+        },
         resumed=resumed,
     )
     if target is not None:
         from fusionkit import tables
 
-        tables.write(scores, target)
+        return replace(scores, written=tables.write(scores, target))
     return scores
+
+
+def evaluate_from_parameters(p: Any, *, say: Callable[[str], None] = print) -> Scores:
+    """What ``evaluate.ipynb`` does: :func:`evaluate_folders` of its parameters.
+
+    Without any folder, rendered scenes fused by three simple rules are scored.
+    """
+    from fusionkit.bench import default_path
+    from fusionkit.fusing import write_example
+
+    ir, vi, fused = p.ir, p.vi, p.fused
+    table = p.table
+    if table is None:
+        run = default_path("evaluate", p.model_dump(mode="json", exclude={"table"}))
+        table = Path(run).with_suffix(".csv")
+    given = [name for name, value in (("ir", ir), ("vi", vi), ("fused", fused)) if value]
+    if not given:
+        example = write_example(Path(table).with_name("evaluate-example"))
+        ir, vi = example.pop("ir"), example.pop("vi")
+        fused = example
+        say(f"no folders were given: scenes fused by simple rules are scored, in {ir.parent}")
+    elif len(given) < 3:
+        missing = ", ".join(name for name in ("ir", "vi", "fused") if name not in given)
+        raise BadRequest(
+            f"{' and '.join(given)} was given without {missing}: name the folders of infrared, "
+            "visible and fused pictures, or none of them for an example."
+        )
+    return evaluate_folders(
+        ir, vi, fused, p.metrics or None, variant=p.variant, table=table, resume=p.resume,
+        context=p.context, device=p.device, say=say,
+    )  # fmt: skip
 
 
 # --- what was asked ------------------------------------------------------------------------------

@@ -158,7 +158,8 @@ def notes(scores: Scores) -> list[str]:
             values = rows.loc[rows["method"] == method, metric]
             if lost := int((~np.isfinite(values.to_numpy(dtype=float))).sum()):
                 lines.append(
-                    f"{metric} is not finite for {lost} pictures of {method}: not in its mean"
+                    f"{metric} is not finite for {lost} of {len(values)} pictures of {method}: "
+                    "not in its mean"
                 )
     lines += [f"unavailable: {reason}" for reason in scores.unavailable.values()]
     return lines + remarks(scores)
@@ -181,6 +182,18 @@ def remarks(scores: Scores) -> list[str]:
         )
         lines.append(f"{remark}: {_listed(names)}")
     return lines
+
+
+def unusual(scores: Scores, count: int = 4) -> list[str]:
+    """Names of the pairs whose scores lie furthest from the mean: where failures are found.
+
+    The distance is in standard deviations of a metric over all methods, mean over metrics.
+    """
+    rows = common(scores)
+    values = rows[list(scores.metrics)].replace([np.inf, -np.inf], np.nan)
+    distance = ((values - values.mean()) / values.std().replace(0, np.nan)).abs().mean(axis=1)
+    by_pair = distance.groupby(rows["name"]).mean().sort_values(ascending=False, kind="stable")
+    return list(by_pair.index[:count])
 
 
 def markdown(scores: Scores) -> str:

@@ -369,6 +369,19 @@ def score_distributions(scores: Any) -> Picture:
     )
 
 
+def fused_grid(scores: Any, names: Sequence[str]) -> Picture:
+    """Sources and every method's picture of some pairs of :class:`~fusionkit.scoring.Scores`."""
+    from fusionkit.data import read_image  # imports torch
+
+    rows = []
+    for name in names:
+        pair, fused = scores.files[name]
+        paths = [pair.ir, pair.vi, *(fused.get(method) for method in scores.methods)]
+        rows.append([None if path is None else read_image(path).numpy() for path in paths])
+    columns = ["infrared", "visible", *scores.methods]
+    return grid(rows, columns=columns, labels=list(names), width=2.0)
+
+
 def score_profile(summary: Any) -> Picture:
     """:func:`parallel` of the table that :func:`fusionkit.tables.summary` makes."""
     means: dict[str, dict[str, float]] = {}

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
 
@@ -149,6 +150,30 @@ def test_train_leaves_weights_that_fuse_files_of_any_size(tmp_path):
         assert (picture.size, picture.mode) == ((61, 45), "RGB")
 
 
+def test_evaluate_scores_folders_side_by_side_and_an_example_without_any(tmp_path):
+    out = run("evaluate", tmp_path / "example.ipynb", metrics="EN,VIF,SCD")
+    assert out.read_text(encoding="utf-8").count('"image/png"') == 3
+    (table,) = (tmp_path / "runs").glob("evaluate-*.summary.csv")
+    example = pd.read_csv(table).set_index(["method", "metric"])
+    assert example.loc["average", "EN"]["n"] == 12
+    assert (example["preset"] == "standard").all() and example["gray"].str.contains("0.299").all()
+    assert {"average", "maximum", "contrast"} == set(example.index.get_level_values("method"))
+
+    pictures = tmp_path / "runs" / "evaluate-example"
+    (pictures / "maximum" / "scene-100003.png").write_bytes(b"damaged")
+    out = run(
+        "evaluate", tmp_path / "own.ipynb", ir=str(pictures / "ir"), vi=str(pictures / "vi"),
+        fused=[str(pictures / "average"), str(pictures / "maximum")], metrics=["EN", "SSIM"],
+        variant="cddfuse", table=str(tmp_path / "own.csv"),
+    )  # fmt: skip
+    own = pd.read_csv(tmp_path / "own.summary.csv").set_index(["method", "metric"])
+    assert own.loc["average", "SSIM"][["code", "n", "left_out"]].tolist() == [
+        "ssim_u7_L2_sum", 11, 1,
+    ]  # fmt: skip
+    assert "unreadable: scene-100003 of maximum" in (tmp_path / "own.md").read_text()
+    assert "scene-100003" in out.read_text(encoding="utf-8")
+
+
 def test_a_typo_stops_the_run_with_the_nearest_name(tmp_path):
     ended = subprocess.run(
         command("ablation", tmp_path / "out.ipynb", modulaton="film"),
@@ -227,6 +252,7 @@ def test_nbval_runs_every_notebook(main_job, tmp_path):
         "ablation": SMALL | {"store": str(tmp_path / "a.zarr"), "guides": ["heatmap"]},
         "train": TRAIN_SMALL | {"store": str(tmp_path / "t.zarr")},
         "inspect": {"store": main_job[1]},
+        "evaluate": {"metrics": ["EN", "SSIM"], "table": str(tmp_path / "e.csv")},
     }
     for source in NOTEBOOKS.glob("*.ipynb"):
         notebook = json.loads(source.read_text(encoding="utf-8"))
