@@ -191,6 +191,32 @@ def test_an_unfit_value_is_refused_in_words(name, given, complaint, no_plugins_a
         notebook.begin("ablation", executed(CELL) | {name: given})
 
 
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ("one", ["one"]),
+        ("one,two", ["one", "two"]),
+        (["one", "two"], ["one", "two"]),
+        ('{"mine": "one"}', {"mine": "one"}),
+        ({"mine": "one"}, {"mine": "one"}),
+        (None, None),
+    ],
+)
+def test_folders_are_one_several_or_named(given, understood, no_plugins_asked):
+    assert notebook.check_values("evaluate", {"fused": given}) == {"fused": understood}
+
+
+def test_a_folder_with_a_comma_in_its_name_is_one_folder(tmp_path, no_plugins_asked):
+    (tmp_path / "a,b").mkdir()
+    given = {"fused": str(tmp_path / "a,b")}
+    assert notebook.check_values("evaluate", given) == {"fused": [given["fused"]]}
+
+
+def test_no_folder_at_all_is_refused(no_plugins_asked):
+    with pytest.raises(BadParameters, match="fused = "):
+        notebook.check_values("evaluate", {"fused": []})
+
+
 def test_every_fault_is_told_at_once(no_plugins_asked):
     with pytest.raises(BadParameters) as refusal:
         notebook.begin("ablation", executed(CELL) | {"steps": "ten", "resume": "perhaps"})

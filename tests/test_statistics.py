@@ -11,7 +11,7 @@ import torch
 
 import fusionkit.statistics
 from fusionkit.errors import BadRequest
-from fusionkit.statistics import interval, interval_nested, paired_difference
+from fusionkit.statistics import holm, interval, interval_nested, paired_difference, ranks
 
 # -- intervals ------------------------------------------------------------------------------------
 
@@ -135,6 +135,28 @@ def test_a_picture_counts_only_where_both_scores_exist():
 def test_statistics_do_not_need_torch():
     code = "import sys, fusionkit.statistics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# -- several comparisons --------------------------------------------------------------------------
+
+
+def test_holms_correction_steps_down_and_never_turns_the_order_around():
+    assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([0.02]) == pytest.approx([0.02])
+
+
+def test_a_comparison_without_data_is_no_comparison():
+    corrected = holm([0.01, math.nan, 0.04])
+    assert corrected[[0, 2]] == pytest.approx([0.02, 0.04]) and math.isnan(corrected[1])
+
+
+def test_ranks_follow_the_direction_share_ties_and_skip_what_is_undefined():
+    values = [[1.0, 3.0, 2.0], [5.0, 5.0, 4.0], [math.nan, 1.0, math.inf]]
+    assert ranks(values, higher_is_better=True)[:2].tolist() == [[3, 1, 2], [1.5, 1.5, 3]]
+    assert ranks(values, higher_is_better=False)[:2].tolist() == [[1, 3, 2], [2.5, 2.5, 1]]
+    last = ranks(values, higher_is_better=True)[2]
+    assert last[1] == 1 and np.isnan(last[[0, 2]]).all()
 
 
 def test_examples_in_docstrings_hold():

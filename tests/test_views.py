@@ -125,6 +125,43 @@ def test_the_channel_grid_shows_the_strongest_first_on_one_scale():
         views.channel_grid(maps, order="size")
 
 
+def test_every_score_is_a_point_and_the_undefined_ones_are_counted():
+    values = {
+        "EN": {"a": np.array([1.0, 2.0, 6.0]), "b": np.array([np.nan, 5.0, np.inf])},
+        "CE": {"a": np.array([0.5, 0.5]), "b": np.array([np.nan])},
+    }
+    figure = views.distributions(values, better={"CE": "lower is better"}, columns=2)
+    first, second = figure.axes
+    assert second.get_title() == "CE (lower is better)"
+    points = [c.get_offsets()[:, 0].tolist() for c in first.collections]
+    assert sorted(map(len, points)) == [1, 1, 1, 3]  # scores and mean of each method
+    assert [3.0] in points and [5.0] in points
+    assert [t.get_text() for t in first.texts] == ["2 undefined"]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b"]
+    assert figure._repr_png_().startswith(PNG)
+    with pytest.raises(ValueError, match="at least one metric"):
+        views.distributions({})
+
+
+def test_in_the_parallel_view_up_is_better_whatever_the_direction():
+    means = {
+        "EN": {"a": 7.0, "b": 5.0, "c": 6.0},
+        "CE": {"a": 0.1, "b": 0.5, "c": 0.5},
+        "SCD": {"a": np.nan, "b": 1.0, "c": 2.0},
+        "SD": {"a": 3.0, "b": 3.0, "c": 3.0},
+        "CC": {"a": np.nan, "b": np.nan, "c": np.nan},
+    }
+    figure = views.parallel(means, {name: name != "CE" for name in means})
+    (axis,) = figure.axes
+    lines = {line.get_label(): line.get_ydata() for line in axis.lines}
+    assert lines["a"][[0, 1, 3]].tolist() == [1, 1, 0.5] and np.isnan(lines["a"][[2, 4]]).all()
+    assert lines["b"][:4].tolist() == [0, 0, 0, 0.5]
+    assert lines["c"][:4].tolist() == [0.5, 0, 1, 0.5]
+    words = [text.get_text() for text in axis.texts]
+    assert words[:4] == ["7", "5", "0.1", "0.5"] and words[-1] == "undefined"
+    assert figure._repr_png_().startswith(PNG)
+
+
 def test_curves_stop_where_the_run_stopped(run):
     figure = views.loss_curves(run)
     pixel = next(axis for axis in figure.axes if axis.get_title() == "pixel")
