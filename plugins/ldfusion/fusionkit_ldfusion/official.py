@@ -57,7 +57,9 @@ def official(state: Mapping[str, Any]) -> Official:
             )
     network = LDFusion()
     try:
-        network.load_state_dict({_ours(k): v for k, v in state.items() if not k.endswith(UNUSED)})
+        network.load_state_dict(
+            {our_name(k): v for k, v in state.items() if not k.endswith(UNUSED)}
+        )
     except RuntimeError as error:
         faults = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
         raise BadRequest(
@@ -89,7 +91,8 @@ def _one_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-def _ours(key: str) -> str:
+def our_name(key: str) -> str:
+    """Our name of an official parameter."""
     for theirs, ours in NAMES.items():
         key = key.replace(theirs, ours)
     return key
