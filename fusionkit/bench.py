@@ -349,7 +349,6 @@ class Bench:
     def keep(self) -> None:
         """Pictures, feature maps and heat maps of the shown pairs under their prompts."""
         self._declare_pairs()
-        guide_maker = self._heat_maps
         judges = self._judges()
         for index in self._shown_indices:
             pair = self.test_set[index]
@@ -369,16 +368,17 @@ class Bench:
                 fused = method(batch)
                 for layer, values in {**fused.maps, **maps}.items():
                     self.run.put_features(layer, pair.name, values[0].float().cpu().numpy())
-            if guide_maker is not None:
-                several = Batch(
-                    visible=batch.visible.expand(len(prompts), -1, -1, -1),
-                    infrared=batch.infrared.expand(len(prompts), -1, -1, -1),
-                    prompts=tuple(prompts),
-                )
-                for name, drawn in guide_maker(several).items():
-                    self.run.put_heatmaps(
-                        name, pair.name, drawn[:, 0].float().cpu().numpy(), prompts
-                    )
+            several = Batch(
+                visible=batch.visible.expand(len(prompts), -1, -1, -1),
+                infrared=batch.infrared.expand(len(prompts), -1, -1, -1),
+                prompts=tuple(prompts),
+            )
+            for guide in self._drawn.values():
+                for name, drawn in guide(several).items():
+                    if drawn.shape[1] == 1:  # others are features, not places
+                        self.run.put_heatmaps(
+                            name, pair.name, drawn[:, 0].float().cpu().numpy(), prompts
+                        )
             for loss in judges:
                 for name, (words, drawn) in loss.heatmaps(batch, fused).items():
                     self.run.put_heatmaps(name, pair.name, drawn[0].float().cpu().numpy(), words)
@@ -417,7 +417,12 @@ class Bench:
         """The result in one line; it also becomes the store's ``result``."""
         tree = store.open_run(self.run.path)
         if not self.questions:
-            line = f"{self.studied}: trained; the method takes no text, so none was measured."
+            why = (
+                "the method takes no text"
+                if self.arms[self.studied].encoder is None
+                else "its task asks no questions of the text"
+            )
+            line = f"{self.studied}: trained; {why}, so none was measured."
         elif self.baseline == self.studied:
             line = reached(tree, self.studied, self.seeds)
         else:
@@ -473,10 +478,14 @@ class Bench:
         return [line for line in said if line]
 
     @cached_property
-    def _heat_maps(self) -> Any:
-        if not hasattr(self.encoder, "heatmap"):
-            return None
-        return self.registry.create("guide", "heatmap", encoder=self.encoder)
+    def _drawn(self) -> dict[str, Any]:
+        """Guides whose maps are kept: the encoder's heat map, and those that the task trains by."""
+        guides = dict(getattr(self._test_task, "guides", {}))
+        if hasattr(self.encoder, "heatmap"):
+            guides.setdefault(
+                "heatmap", self.registry.create("guide", "heatmap", encoder=self.encoder)
+            )
+        return guides
 
     def _declare_pairs(self) -> None:
         sizes = [tuple(p.visible.shape[-2:]) for p in self.test_set]

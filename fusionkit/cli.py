@@ -136,6 +136,10 @@ def plugins(kind: str | None, as_json: bool) -> None:
 @click.option("-o", "--output", required=True, type=click.Path(), help="File or folder to write.")
 @click.option("--recipe", metavar="NAME", help="Method to fuse with; see `fusionkit plugins`.")
 @click.option("--text", metavar="TEXT", help="What the result should show or look like.")
+@click.option(
+    "--text-features", type=click.Path(exists=True, dir_okay=False),
+    help="The text as numbers made elsewhere, in place of --text: .npz or .pt with `pooled`.",
+)  # fmt: skip
 @click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False), help="Trained weights.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 def fuse(ir: str, vi: str, output: str, **options: Any) -> None:

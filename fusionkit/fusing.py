@@ -1,17 +1,19 @@
 """Files in, files out: what ``fusionkit fuse`` does."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fusionkit.batch import TextFeatures
 from fusionkit.color import luma, recolor
 from fusionkit.data import match_pairs, read_image, write_image
 from fusionkit.errors import BadRequest
-from fusionkit.methods import Method, load_checkpoint, load_method
+from fusionkit.methods import Method, load_checkpoint, load_method, read_weights
 from fusionkit.registry import Registry
 
 SUFFIX = ".png"
@@ -69,6 +71,7 @@ def fuse_files(
     *,
     recipe: str | None = None,
     text: str | None = None,
+    text_features: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     device: str = "auto",
     progress: Callable[[str], None] = print,
@@ -81,6 +84,8 @@ def fuse_files(
         recipe, checkpoint: the method and its weights, see :func:`fusionkit.methods.load_method`;
             without a recipe, the one that the checkpoint names, or the default one.
         text: the prompt for every pair; None says the recipe's default.
+        text_features: features of the prompt made elsewhere, in its place; see
+            :func:`read_text_features`.
         device: where to compute.
         progress: is told each file written.
 
@@ -91,6 +96,9 @@ def fuse_files(
         BadRequest: folders against files, no match, sizes that differ (with the file names).
     """
     ir, vi, output = Path(ir), Path(vi), Path(output)
+    if text is not None and text_features is not None:
+        raise BadRequest("give the text in words or as features, not both.")
+    said = text if text_features is None else read_text_features(text_features)
     if ir.is_dir() != vi.is_dir() and ir.exists() and vi.exists():
         raise BadRequest(f"{ir} and {vi}: give two files or two folders.")
     pairs = match_pairs(ir, vi)
@@ -104,12 +112,49 @@ def fuse_files(
         recipe = DEFAULT if checkpoint is None else load_checkpoint(checkpoint)["recipe"]
     method = load_method(recipe, checkpoint, device=device)
     for pair, target in zip(pairs, targets, strict=True):
-        fuse_file(method, pair.ir, pair.vi, target, text)
+        fuse_file(method, pair.ir, pair.vi, target, said)
         progress(str(target))
     return targets
 
 
-def fuse_file(method: Method, ir: Path, vi: Path, target: Path, text: str | None = None) -> Path:
+def read_text_features(path: str | os.PathLike[str]) -> TextFeatures:
+    """Features of one prompt from a file: ``pooled`` ``(1, D)``, and ``tokens`` ``(1, L, D)`` and
+    ``mask`` ``(1, L)`` where a method reads them; a single array counts as ``pooled``.
+
+    Raises:
+        BadRequest: no such arrays, or of other shapes.
+    """
+    path = Path(path)
+    try:
+        if path.suffix in (".npz", ".npy"):
+            kept = np.load(path, allow_pickle=False)
+            kept = dict(kept) if path.suffix == ".npz" else {"pooled": kept}
+        else:
+            kept = read_weights(path)
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{path} cannot be read as text features: {error}.") from error
+    kept = kept if isinstance(kept, Mapping) else {"pooled": kept}
+    if "pooled" not in kept and len(kept) == 1:
+        kept = {"pooled": next(iter(kept.values()))}
+    parts = {name: torch.as_tensor(kept[name]) for name in ("pooled", "tokens") if name in kept}
+    parts = {name: values.float() for name, values in parts.items()}
+    if "mask" in kept:
+        parts["mask"] = torch.as_tensor(kept["mask"]).bool()
+    shapes = {name: tuple(values.shape) for name, values in parts.items()}
+    ranks = {"pooled": 2, "tokens": 3, "mask": 2}
+    if "pooled" not in parts or any(
+        len(shape) != ranks[name] or shape[0] != 1 for name, shape in shapes.items()
+    ):
+        raise BadRequest(
+            f"{path} holds {shapes or sorted(kept)}; text features of one prompt are `pooled` "
+            "(1, D), optionally with `tokens` (1, L, D) and `mask` (1, L)."
+        )
+    return TextFeatures(**parts)
+
+
+def fuse_file(
+    method: Method, ir: Path, vi: Path, target: Path, text: str | TextFeatures | None = None
+) -> Path:
     """Fuse one pair of files."""
     infrared, visible = read_image(ir, 1), read_image(vi, 3)
     if infrared.shape[-2:] != visible.shape[-2:]:

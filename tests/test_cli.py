@@ -209,6 +209,26 @@ def test_fuse_hands_over_only_what_was_said(run, monkeypatch, tmp_path):
     assert calls == [((str(tmp_path), str(tmp_path), "out"), {"text": "warm"})]
 
 
+def test_text_features_are_read_from_a_file(tmp_path):
+    import numpy as np
+    import torch
+
+    from fusionkit.errors import BadRequest
+    from fusionkit.fusing import fuse_files, read_text_features
+
+    np.savez(tmp_path / "a.npz", pooled=np.ones((1, 4)), tokens=np.ones((1, 2, 4)), mask=[[1, 0]])
+    found = read_text_features(tmp_path / "a.npz")
+    assert found.pooled.dtype == torch.float32 and found.tokens.shape == (1, 2, 4)
+    assert found.mask.tolist() == [[True, False]]
+    torch.save(torch.ones(1, 4), tmp_path / "b.pt")
+    assert read_text_features(tmp_path / "b.pt").pooled.shape == (1, 4)
+    np.save(tmp_path / "c.npy", np.ones(4))
+    with pytest.raises(BadRequest, match=r"`pooled` \(1, D\)"):
+        read_text_features(tmp_path / "c.npy")
+    with pytest.raises(BadRequest, match="not both"):
+        fuse_files("a", "b", "c", text="warm", text_features=tmp_path / "a.npz")
+
+
 def test_info_says_first_what_a_reader_asks_first(run, monkeypatch):
     facts = {
         "seed": 0,
