@@ -120,7 +120,7 @@ class AffineFusion(nn.Module):
 def _product(x: Tensor, kernel: Tensor) -> Tensor:
     """``(B, C, H, W)``, ``(B or 1, 9, C)`` -> ``(B, 9, H, W)``."""
     if len(kernel) == 1:
-        return functional.conv2d(x, kernel[0, :, :, None, None])
+        return functional.conv2d(x, kernel[0, :, :, None, None].to(x.dtype))
     return torch.einsum("bkc,bchw->bkhw", kernel.to(x.dtype), x)
 
 

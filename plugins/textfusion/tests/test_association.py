@@ -145,7 +145,7 @@ def test_an_encoder_that_cannot_see_is_refused():
 
 def test_offline_the_tiny_encoder_finds_a_person_better_than_chance():
     registry = Registry.from_environment()
-    pairs = [p for p in registry.create("dataset", "scenes", split="test", count=12, size=96)]
+    pairs = [p for p in registry.create("dataset", "scenes", split="test", count=8, size=96)]
     guide = registry.create("guide", "association", encoder=registry.create("encoder", "tiny-clip"))
     shares = []
     for pair in pairs:
