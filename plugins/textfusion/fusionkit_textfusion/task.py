@@ -61,6 +61,11 @@ class SentenceTask:
         if not 0 < scale <= 1:
             raise BadRequest(f"scale={scale}: a share of the pictures' size in (0, 1].")
         self.pairs, self.crop, self.scale = pairs, crop, scale
+        if crop is not None and any(min(self._size(i)) < crop for i in range(len(pairs))):
+            raise BadRequest(
+                f"crop={crop}: some pairs are smaller at {scale:g} of their size; crop less, or take "
+                "larger pictures."
+            )
         self.read_guides = dict(guides or {})
         self.sentences = [_sentences(pair) or dict.fromkeys(sentences) for pair in pairs]
         self.prompts = tuple(dict.fromkeys(s for own in self.sentences for s in own))
@@ -95,22 +100,19 @@ class SentenceTask:
         return [*self.sentences[index], *SENTENCES][:2]
 
     def region(self, index: int, sentence: str) -> Tensor:
-        """B of a pair under a sentence, ``(1, H, W)``, computed once."""
-        key = index, sentence
+        """B of a pair under a sentence, ``(1, H, W)``: its own, else the guide's, drawn once."""
+        pair, key = self.pairs[index], (index, sentence)
+        if (mask := self.sentences[index][sentence]) is not None:
+            return pair.masks[mask]
         if key not in self._regions:
-            pair, mask = self.pairs[index], self.sentences[index][sentence]
-            if mask is None:
-                maps = instances_of(pair)
-                batch = Batch(
-                    visible=pair.visible[None],
-                    infrared=pair.infrared[None],
-                    prompts=(sentence,),
-                    guides={} if maps is None else {"instances": maps[None]},
-                )
-                found = self.guides["association"](batch)["association"][0].cpu()
-            else:
-                found = pair.masks[mask]
-            self._regions[key] = found > 0.5
+            maps = instances_of(pair)
+            batch = Batch(
+                visible=pair.visible[None],
+                infrared=pair.infrared[None],
+                prompts=(sentence,),
+                guides={} if maps is None else {"instances": maps[None]},
+            )
+            self._regions[key] = self.guides["association"](batch)["association"][0].cpu() > 0.5
         return self._regions[key].float()
 
     def _row(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, str]:
@@ -124,9 +126,7 @@ class SentenceTask:
                 for x in maps
             )
         if self.crop is not None:
-            top, left = (
-                _draw(max(1, extent - self.crop + 1), generator) for extent in self._size(index)
-            )
+            top, left = (_draw(extent - self.crop + 1, generator) for extent in self._size(index))
             window = slice(top, top + self.crop), slice(left, left + self.crop)
             maps = tuple(x[:, *window] for x in maps)
         return *maps, sentence
