@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from fusionkit import hub
 from fusionkit.color import to_uint8
 from fusionkit.devices import pick_device
-from fusionkit_grounding import hub
 from fusionkit_grounding.masks import SOURCES, PromptGuide
 
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fusionkit import hub
 from fusionkit.color import to_uint8
 from fusionkit.devices import pick_device
-from fusionkit_grounding import hub
 from fusionkit_grounding.masks import SOURCES, PromptGuide
 
 OFFLINE = "guide 'folder-masks' reads ready masks, guide 'saliency' needs no weights"

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from fusionkit_grounding import hub
 from fusionkit_grounding.clipseg import ClipSeg
 from fusionkit_grounding.folder import FolderMasks
 from fusionkit_grounding.grounded import GroundingDinoSam, Owlv2Sam, fill
@@ -10,6 +9,7 @@ from fusionkit_grounding.masks import phrases
 from fusionkit_grounding.saliency import Saliency
 from PIL import Image
 
+from fusionkit import hub
 from fusionkit.batch import Batch
 from fusionkit.data import write_image
 from fusionkit.errors import BadRequest, MissingWeights

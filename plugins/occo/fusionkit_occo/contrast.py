@@ -36,8 +36,8 @@ class ObjectContrast(nn.Module):
 
     Terms, unweighted: ``contrast_visible`` = R(visible alone; V, I), ``contrast_infrared`` =
     R(infrared alone; I, V), ``contrast_shared_visible`` = R(shared; V, I),
-    ``contrast_shared_infrared`` = R(shared; I, V), ``contrast_background``, the same ratio of squared distances on relu1_1 over
-    sixteen. The paper's recipe weights them 10, 10, 5, 5, 10.
+    ``contrast_shared_infrared`` = R(shared; I, V), ``contrast_background``, the same ratio of
+    squared distances on relu1_1 over sixteen. The paper's recipe weights them 10, 10, 5, 5, 10.
 
     Needs ``batch.guides["mask_visible"]`` and ``["mask_infrared"]``, and four pictures at least.
 

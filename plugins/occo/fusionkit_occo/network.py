@@ -130,8 +130,11 @@ class BatchNorm(nn.BatchNorm2d):
 
     def after(self, conv: nn.Conv2d, x: Tensor, own: bool) -> Tensor:
         """Convolution, then normalisation by the batch's own statistics or by the kept ones."""
+        if self.training:
+            return self(conv(x))
         if own:
-            return self.by_own(conv(x))
+            # Without the bias, which is subtracted again: in half precision it would cost digits.
+            return self.by_own(torch.conv2d(x, conv.weight, padding=conv.padding))
         scale, shift = self.affine_form()
         weight = conv.weight * scale[:, None, None, None]
         return torch.conv2d(x, weight, conv.bias * scale + shift, padding=conv.padding)
@@ -247,7 +250,7 @@ class CrossAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Tokens ``(B, N, C)`` with channel gates ``(B, C)``, projected: two ``(B, N, C)``."""
         return tuple(
-            torch.baddbmm(layer.bias, x, layer.weight.mT * gates[:, :, None]).relu_()
+            _each_by_its_own(x, layer.weight * gates[:, None], layer.bias).relu_()
             for layer, x, gates in zip(
                 self.project, (visible, infrared), (visible_gates, infrared_gates), strict=True
             )
@@ -282,8 +285,8 @@ class CrossAttention(nn.Module):
             spatial, attended = self.out[i].weight.chunk(2, 1)
             split = attended.mT.unflatten(0, (self.heads, -1))
             through = (contexts[1 - i].to(split.dtype) @ split).flatten(1, 2)
-            y = torch.addcmul(x[i], linear(x[i], spatial), gate(x[i]))
-            y = torch.baddbmm(y, queries[i], through) + self.out[i].bias
+            y = _each_by_its_own(queries[i], through.mT, self.out[i].bias)
+            y = y.addcmul_(linear(x[i], spatial), gate(x[i])).add_(x[i])
             joined.append(self.norm[i](y))
         return joined
 
@@ -319,15 +322,14 @@ class Merge(nn.Module):
         around = self.around(picture(embedded, size)).relu_()
         if own:
             straight = _of_both(visible, infrared, self.residual.weight, None)
-            changed = self.norm1.by_own(self.back(around))
+            changed = self.norm1.after(self.back, around, own)
             return self.norm2.by_own(changed + picture(straight, size))
         inner, inner_shift = self.norm1.affine_form()
         outer, outer_shift = self.norm2.affine_form()
         shift = (self.back.bias * inner + inner_shift) * outer + outer_shift
         straight = _of_both(visible, infrared, self.residual.weight * outer[:, None], shift)
         back = self.back.weight.flatten(1) * (inner * outer)[:, None]
-        merged = torch.baddbmm(straight, tokens(around), back.mT.expand(len(straight), -1, -1))
-        return picture(merged, size)
+        return picture(_add_product(straight, tokens(around), back), size)
 
 
 class Up(nn.Module):
@@ -368,6 +370,17 @@ def picture(x: Tensor, size: torch.Size) -> Tensor:
 def _of_both(visible: Tensor, infrared: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A linear layer over both sets of tokens beside each other, which are never put together."""
     first, second = weight.chunk(2, 1)
-    return torch.baddbmm(
-        linear(visible, first, bias), infrared, second.mT.expand(len(infrared), -1, -1)
-    )
+    return _add_product(linear(visible, first, bias), infrared, second)
+
+
+def _add_product(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``total + x W'`` in the memory of the total."""
+    total.flatten(0, 1).addmm_(x.flatten(0, 1).to(total.dtype), weight.mT.to(total.dtype))
+    return total
+
+
+def _each_by_its_own(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer whose weight ``(B, D, C)`` differs from picture to picture."""
+    if len(x) == 1:  # the fast kernel, which takes one weight
+        return linear(x, weight[0], bias)
+    return torch.baddbmm(bias, x, weight.mT)
