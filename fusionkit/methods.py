@@ -50,6 +50,7 @@ class Method:
         if encoder is None and recipe.encoder is not None:
             recipe, encoder = settle_encoder(recipe, registry, self.device)
         self.recipe, self.registry, self.encoder = recipe, registry, encoder
+        self._captioner: Any = None
         self.missing_encoder: str | None = None
         """Why there is no encoder although the recipe has one."""
         self.bank = (
@@ -155,6 +156,8 @@ class Method:
         if isinstance(text, Mapping):
             batch, text = batch.replace(**self._by_kind(text, len(vi))), None
             words = bool(batch.labels)
+        elif text is None and self.recipe.captioner is not None and self.bank is not None:
+            batch = batch.replace(labels={"texts": self.describe(ir, vi)})
         if isinstance(text, TextFeatures):
             scaled = text if self.bank is None else self.bank.scale(text.to(self.device))
             batch = batch.replace(text=scaled.expand(len(vi)))
@@ -178,6 +181,19 @@ class Method:
                 stacklevel=2,
             )
         return self(batch).image
+
+    def describe(self, ir: Tensor, vi: Tensor) -> tuple[dict[str, str], ...]:
+        """What the recipe's captioner says of both pictures of each pair, by kind."""
+        if self._captioner is None:
+            part = self.recipe.captioner
+            self._captioner = create(
+                self.registry, "captioner", part.name, part.options, registry=self.registry
+            )
+        said = (
+            self._captioner(ir.cpu(), modality="infrared"),
+            self._captioner(vi.cpu(), modality="visible"),
+        )
+        return tuple({"ir": first, "vi": second} for first, second in zip(*said, strict=True))
 
     def _by_kind(self, texts: Mapping[str, Any], count: int) -> dict[str, Any]:
         """Texts by kind as fields of a batch: features as they are, words for the bank."""

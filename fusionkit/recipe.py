@@ -111,6 +111,8 @@ class Recipe(_Data):
     texts: tuple[str, ...] = ()
     """Kinds of description of a pair (``ir``, ``vi``, ``common`` ...) that the method reads besides
     the prompt; each becomes ``batch.texts[kind]``, zero for a pair that has none of the kind."""
+    captioner: OptionalPart = None
+    """Describes both pictures (kinds ``ir`` and ``vi``) where ``fuse`` is given no text."""
     guides: Parts = ()
     losses: Parts = ()
     weights: dict[str, float] = {}
