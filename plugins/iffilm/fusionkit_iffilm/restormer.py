@@ -1,0 +1,169 @@
+r"""The transformer block of every stage of IF-FILM: channel attention, gated convolution.
+
+S. W. Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration", CVPR
+2022, figure 2, with layer normalisation over the channels of each pixel and no bias elsewhere.
+
+Without gradients a picture is worked through in horizontal strips, and the hidden channels of a
+strip in groups, so that what is written is read again from the processor's cache. The hidden maps,
+eight times as large as the input, never exist as a whole; the only thing that needs the whole
+picture, the C x C matrix of channel attention, is added up strip by strip. The result differs by
+the rounding of sums alone.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+from torch.nn.functional import conv2d, gelu, linear, pad
+
+STRIP = 10_240
+GROUP = 32
+"""Pixels of a strip and hidden channels worked on at once: 1.3 MB, a second-level cache."""
+
+EPS = 1e-12
+"""Smallest norm that a row of query or key is divided by."""
+
+
+class RestormerBlock(nn.Module):
+    """Channel attention, then the gated feed-forward network, each with its residual.
+
+    Args:
+        channels: C.
+        heads: groups of channels that attend among themselves; divides C.
+        expansion: hidden channels of the feed-forward network per channel.
+
+    Shape:
+        - x, result: ``(B, C, H, W)``, any H and W
+    """
+
+    def __init__(self, channels: int, heads: int = 8, expansion: int = 4) -> None:
+        super().__init__()
+        self.attention = ChannelAttention(channels, heads)
+        self.feed_forward = GatedFeedForward(channels, expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.feed_forward(self.attention(x))
+
+
+class ChannelAttention(nn.Module):
+    r"""Multi-Dconv head transposed attention (MDTA): channels attend to channels over all pixels.
+
+    .. math:: y = x + W_o\,\mathrm{softmax}(\tau\,\hat q \hat k^\top)\,v
+
+    with q, k, v from a 1x1 and a depthwise 3x3 convolution of the normalised map, and
+    :math:`\hat q, \hat k` of unit length along the pixels.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.depthwise = _depthwise(3 * channels)
+        self.out = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.permute(0, 2, 3, 1)  # B H W C, how channels-last memory lies
+        batch, _, width, channels = pixels.shape
+        grams, norms, values = [], [], []
+        for strip, edges, _ in _strips(pixels):
+            normed = self.norm(strip)
+            query, key, value = (
+                _local(normed, into, near, edges).flatten(1, 2)  # B P C
+                for into, near in zip(
+                    self.qkv.weight.chunk(3), self.depthwise.weight.chunk(3), strict=True
+                )
+            )
+            wide = torch.promote_types(query.dtype, torch.float32)
+            grams.append((query.mT @ key).to(wide))
+            norms.append(torch.stack([vector_norm(m, dim=1, dtype=wide) for m in (query, key)]))
+            values.append(value)
+        query_norm, key_norm = vector_norm(torch.stack(norms), dim=0).clamp_min(EPS)  # each B C
+        cosine = sum(grams) / (query_norm[:, :, None] * key_norm[:, None])
+        size = channels // self.heads
+        blocks = cosine.view(batch, self.heads, size, self.heads, size)
+        blocks = blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # B h d d
+        attention = (blocks * self.temperature).softmax(-1)
+        # W_o (A v) = (W_o A) v: one small matrix per picture, one product with the pixels.
+        out = self.out.weight.view(channels, self.heads, size)
+        mixed = torch.einsum("ohi,bhij->bhjo", out.to(wide), attention).flatten(1, 2)  # B C C
+        mixed = mixed.to(value.dtype)
+        parts = [
+            strip[:, inside] + (value @ mixed).view(batch, -1, width, channels)
+            for (strip, _, inside), value in zip(_strips(pixels), values, strict=True)
+        ]
+        return _whole(parts)
+
+
+class GatedFeedForward(nn.Module):
+    r"""Gated-Dconv feed-forward network (GDFN): :math:`x + W_o(\mathrm{gelu}(a) \odot b)`.
+
+    a and b are the halves of a 1x1 and a depthwise 3x3 convolution of the normalised map.
+    """
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        hidden = expansion * channels
+        self.norm = nn.LayerNorm(channels)
+        self.into = nn.Linear(channels, 2 * hidden, bias=False)
+        self.depthwise = _depthwise(2 * hidden)
+        self.out = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.permute(0, 2, 3, 1)
+        hidden = self.out.in_features
+        group = hidden if torch.is_grad_enabled() else min(hidden, GROUP)
+        into, near, out = self.into.weight, self.depthwise.weight, self.out.weight
+        parts = []
+        for strip, edges, inside in _strips(pixels):
+            normed = self.norm(strip)
+            result = strip[:, inside]
+            for first in range(0, hidden, group):
+                opening = slice(first, first + group)
+                carrying = slice(hidden + first, hidden + first + group)
+                opened = gelu(_local(normed, into[opening], near[opening], edges))
+                carried = _local(normed, into[carrying], near[carrying], edges)
+                result = result + linear(opened * carried, out[:, opening])
+            parts.append(result)
+        return _whole(parts)
+
+
+def _depthwise(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+
+
+def _strips(pixels: Tensor) -> Iterator[tuple[Tensor, tuple[bool, bool], slice]]:
+    """Strips of ``(B, H, W, C)``, each with the row above and the row below it.
+
+    Also whether the strip touches the upper and the lower edge of the picture, and which of its
+    rows are its own. One strip with gradients, where the hidden maps are kept anyway.
+    """
+    batch, height, width, _ = pixels.shape
+    rows = height if torch.is_grad_enabled() else max(4, STRIP // (batch * width))
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        above, below = max(start - 1, 0), min(stop + 1, height)
+        yield (
+            pixels[:, above:below],
+            (start == 0, stop == height),
+            slice(start - above, stop - above),
+        )
+
+
+def _local(normed: Tensor, into: Tensor, near: Tensor, edges: tuple[bool, bool]) -> Tensor:
+    """A 1x1 and a depthwise 3x3 convolution of ``(B, H, W, C)``.
+
+    Zero-padded at the edges of the picture only: elsewhere the outermost rows are neighbours.
+    """
+    image = linear(normed, into).permute(0, 3, 1, 2)
+    if edges[0] != edges[1]:
+        image = pad(image, (0, 0, *map(int, edges)))
+    rows = int(all(edges))
+    return conv2d(image, near, padding=(rows, 1), groups=len(near)).permute(0, 2, 3, 1)
+
+
+def _whole(parts: list[Tensor]) -> Tensor:
+    """Strips ``(B, h, W, C)`` under each other, as a channels-last ``(B, C, H, W)``."""
+    return (torch.cat(parts, 1) if len(parts) > 1 else parts[0]).permute(0, 3, 1, 2)
