@@ -133,7 +133,8 @@ class TextFusion(nn.Module):
     def _records(self) -> bool:
         """Whether every map is to exist: another scheme is in the unit, or somebody listens."""
         listened = any(module._forward_hooks for module in self.modules())
-        return listened or not self.fold or not isinstance(self.affine, AffineFusion)
+        folds = isinstance(self.affine, AffineFusion) and not self.affine.residual
+        return listened or not self.fold or not folds
 
     def _in_bands(
         self, visible: Tensor, infrared: Tensor, kernels: tuple[Tensor, Tensor]
@@ -145,15 +146,16 @@ class TextFusion(nn.Module):
         """
         height = visible.shape[2]
         whole = self.band is None or torch.is_grad_enabled() or visible.device.type != "cpu"
-        step = height if whole else self.band
-        tops = range(0, height, step)
+        # A rest of half a window goes to the band above it, whose rows its reflection needs.
+        tops = range(0, max(1, height - 4), height if whole else self.band)
+        bands = list(zip(tops, [*tops[1:], height], strict=True))
         embeds = (self.embed_visible, visible), (self.embed_infrared, infrared)
-        # Twice two rows of the embedding are computed again; keeping it whole costs more.
-        found = [statistics(embed(x, top, top + step) for top in tops) for embed, x in embeds]
+        # The embedding is computed twice; keeping it whole costs more.
+        found = [statistics(embed(x, *band) for band in bands) for embed, x in embeds]
         nine = []
-        for top in tops:
+        for top, bottom in bands:
             v, a = (
-                _reach(embed(x, max(0, top - 2), top + step + 2), top == 0, top + step >= height)
+                _reach(embed(x, max(0, top - 2), bottom + 2), top == 0, bottom == height)
                 for embed, x in embeds
             )
             nine.append(self.affine.taps(*self.block(v, a, found), kernels))

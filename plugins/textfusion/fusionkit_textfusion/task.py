@@ -63,8 +63,8 @@ class SentenceTask:
         self.pairs, self.crop, self.scale = pairs, crop, scale
         if crop is not None and any(min(self._size(i)) < crop for i in range(len(pairs))):
             raise BadRequest(
-                f"crop={crop}: some pairs are smaller at {scale:g} of their size; crop less, or take "
-                "larger pictures."
+                f"crop={crop}: some pairs are smaller at {scale:g} of their size; crop less, or "
+                "take larger pictures."
             )
         self.read_guides = dict(guides or {})
         self.sentences = [_sentences(pair) or dict.fromkeys(sentences) for pair in pairs]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fusionkit_textfusion.modulation import AffineFusion, add_shifted
-from fusionkit_textfusion.network import relative_positions, statistics
+from fusionkit_textfusion.network import TextFusion, relative_positions, statistics
 from fusionkit_textfusion.official import IDLE, official, official_network
 
 import fusionkit as fk
@@ -190,6 +190,30 @@ def test_the_folded_unit_is_the_unit_with_one_text_or_one_per_picture():
         text = TextFeatures(pooled=torch.randn(count, 16))
         folded = add_shifted(unit.taps(v, a, unit.kernels(text, out))) + out.bias
         torch.testing.assert_close(folded, out(unit(v, a, text, {})), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [20, 25, 32, 40])
+@torch.no_grad()
+def test_bands_change_nothing_whatever_is_left_for_the_last(seeded, height):
+    visible, infrared = torch.rand(2, 1, 1, height, 24)
+    text, network = torch.randn(1, 512), seeded.network
+    network.fold, network.band = True, 8
+    banded = seeded(vis=visible, ir=infrared, text=text)
+    network.band = None
+    torch.testing.assert_close(banded, seeded(vis=visible, ir=infrared, text=text))
+
+
+@torch.no_grad()
+def test_the_scheme_of_the_ablation_is_not_folded_away():
+    """The unit with residuals, as other networks have it, is another function than the paper's."""
+    torch.manual_seed(0)
+    network = TextFusion(
+        text_dim=16, modulation=lambda channels: AffineFusion(channels=channels, text_dim=16)
+    ).eval()
+    pictures, text = torch.rand(2, 1, 1, 16, 24), TextFeatures(pooled=torch.randn(1, 16))
+    with capture(network, ("affine", "out")):
+        expected = network.fuse_luma(*pictures, text)
+    torch.testing.assert_close(network.fuse_luma(*pictures, text), expected)
 
 
 def test_another_scheme_can_stand_in_the_unit():
