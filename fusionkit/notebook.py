@@ -189,7 +189,7 @@ class AblationParameters(DataParameters, MachineParameters):
     ]
     recipe: Annotated[str, Component("recipe")] = "control"
     """Whose task, loss weights and training protocol are used."""
-    steps: Count = 600
+    steps: Count = 450
     batch_size: Count = 16
     seeds: Seeds = [0]
     questions: Count = 200

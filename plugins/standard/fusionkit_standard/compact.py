@@ -3,7 +3,8 @@
 Ours, made for two CPU cores, where full-size feature maps are what costs: every normalisation and
 activation reads and writes them, and thin convolutions never reach the arithmetic limit. So pixels
 are folded into channels first (space to depth), nothing but the pictures exists at full size, and
-most of the arithmetic is 3x3 convolutions of 64 and 96 channels at a quarter and an eighth.
+most of the arithmetic is 3x3 convolutions of 128 channels at a quarter and an eighth: wide enough
+that arithmetic takes the time, and not the many small steps around it.
 
 One stem per modality. At a quarter the modulation merges the two streams ("merge"); residual blocks
 follow, some at an eighth to see further, and a second modulation ("body"). On the way up, at half
@@ -48,7 +49,7 @@ class Compact(nn.Module):
         modulation: BuildModulation | None = None,
         text_dim: int,
         guides: Sequence[str] = (),
-        widths: Sequence[int] = (32, 64, 96),
+        widths: Sequence[int] = (32, 128, 128),
     ) -> None:
         super().__init__()
         if modulation is None:

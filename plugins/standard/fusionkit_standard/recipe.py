@@ -21,7 +21,7 @@ def control() -> Recipe:
         standardise_text=True,
         stages=(
             Stage(
-                steps=600,
+                steps=450,
                 batch_size=16,
                 crop=64,
                 learning_rate=2e-3,
