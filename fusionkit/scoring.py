@@ -62,7 +62,7 @@ RULES = ("preset", "gray", "quantisation", "saving")
 _CHUNK = {"cpu": 1, "cuda": 16}  # pictures scored at once; one on a CPU, so a run repeats exactly
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """Every score of every picture, and what they are.
 
@@ -334,22 +334,31 @@ def _available(
             ((key, metric),) = made.items()
             needs = [n for n in getattr(metric, "needs", ()) if n not in ("fused", "ir", "vi")]
             if missing := [need for need in needs if context.get(need) is None]:
+                options = " ".join(f"--with {need}=..." for need in missing)
                 raise MissingWeights(
-                    f"{key} needs more than three pictures: {', '.join(missing)}. Give them with "
-                    f"`--with {missing[0]}=...` or context={{{missing[0]!r}: ...}}."
+                    f"more than three pictures are needed: {', '.join(missing)} (`{options}`, or "
+                    "the argument context)."
                 )
         except MissingWeights as error:
             if metrics is not None:
-                raise BadRequest(str(error)) from error
+                raise BadRequest(f"the metric {entry!r}: {error}") from error
             unavailable[entry] = str(error)
         else:
             built[key] = metric
     if not built:
         raise BadRequest(
             f"nothing of the preset {preset.name!r} can be computed: "
-            + " ".join(unavailable.values())
+            + " ".join(reasons_missing(unavailable))
         )
     return built, unavailable
+
+
+def reasons_missing(unavailable: Mapping[str, str]) -> list[str]:
+    """``A, B: reason`` for each different reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in unavailable.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
 def _check_common(matched: Mapping[str, Mapping[str, Path]]) -> None:
@@ -394,6 +403,8 @@ def _source_of(key: str, value: Any, pairs: Sequence[PairPaths]) -> Any:
         if any(file.is_file() for file in texts.values()):
             return {name: file for name, file in texts.items() if file.is_file()}
         return match_fused(pairs, path)[0]
+    if len(pairs) == 1 and path.is_file() and path.suffix != ".json":
+        return {pairs[0].name: path}
     if path.suffix == ".json" and path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     try:
@@ -462,8 +473,13 @@ def _load(job: _Job, sources: Mapping[str, Any]) -> list[_Item]:
     try:
         sides = read_image(ir), read_image(vi)
         context = _context(sources, name)
+        known = [
+            f"{role} {remark}"
+            for role, image, path in zip(("infrared:", "visible:"), sides, (ir, vi), strict=True)
+            for remark in _peculiar(image, picture_kind(path))
+        ]
     except (BadRequest, OSError) as error:
-        fault, context = f"source: {error}", {}
+        fault, context, known = f"source: {error}", {}, []
     items = []
     for method, path in job.fused.items():
         files = _fingerprints([path, ir, vi, *_extra_files(sources, name)])
@@ -479,14 +495,18 @@ def _load(job: _Job, sources: Mapping[str, Any]) -> list[_Item]:
             row |= {"outcome": UNREADABLE, "remark": str(error)}
             continue
         pictures = (fused, *sides)
-        roles = ("fused", "infrared", "visible")
-        shapes = [tuple(p.shape[-2:]) for p in pictures]
-        shapes += [tuple(v.shape[-2:]) for v in context.values() if _is_picture(v)]
-        if len(set(shapes)) > 1:
-            sizes = ", ".join(f"{r} {h} x {w}" for r, (h, w) in zip(roles, shapes, strict=False))
+        shapes = {
+            role: tuple(image.shape[-2:])
+            for role, image in (
+                *zip(("fused", "infrared", "visible"), pictures, strict=True),
+                *((key, value) for key, value in context.items() if _is_picture(value)),
+            )
+        }
+        if len(set(shapes.values())) > 1:
+            sizes = ", ".join(f"{role} {h} x {w}" for role, (h, w) in shapes.items())
             row |= {"outcome": SIZES, "remark": f"{sizes}; nothing is resized"}
             continue
-        row["remark"] = _peculiar(fused, row["kind"])
+        row["remark"] = "; ".join([*_peculiar(fused, row["kind"]), *known])
         items[-1] = _Item(row, pictures, context)
     return items
 
@@ -495,9 +515,9 @@ def _is_picture(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4
 
 
-def _peculiar(fused: Tensor, kind: str) -> str:
+def _peculiar(image: Tensor, kind: str) -> list[str]:
     """What a reader of the scores should know about this picture."""
-    low, high = (float(v) for v in fused.aminmax())
+    low, high = (float(v) for v in image.aminmax())
     remarks = []
     if kind.startswith("16-bit"):
         remarks.append("16 bits, divided by 65535")
@@ -505,7 +525,7 @@ def _peculiar(fused: Tensor, kind: str) -> str:
             remarks.append("less than a quarter of its range is used")
     if low == high:
         remarks.append("constant picture")
-    return "; ".join(remarks)
+    return remarks
 
 
 def _ahead(work: Callable[[Any], Any], jobs: Iterable, threads: int = 2) -> Iterator[Any]:

@@ -11,6 +11,7 @@ import math
 import os
 import uuid
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from fusionkit.data import CannotWrite
-from fusionkit.scoring import FAILED, MISSING, RULES, SCORED, Scores
+from fusionkit.scoring import FAILED, MISSING, RULES, SCORED, Scores, reasons_missing
 from fusionkit.statistics import holm, interval, paired_difference, ranks
 
 LEVEL = 0.95
@@ -44,6 +45,11 @@ def summary(scores: Scores, *, seed: int = 0) -> pd.DataFrame:
     mean, 1 the best; ``mean_rank`` over pictures, where several methods are compared; and the
     rules of the table.
     """
+    return _summary(scores, seed).copy()
+
+
+@lru_cache(maxsize=4)
+def _summary(scores: Scores, seed: int) -> pd.DataFrame:
     rows, found = common(scores), []
     per_method = {method: rows[rows["method"] == method] for method in scores.methods}
     for metric, about in scores.metrics.items():
@@ -89,6 +95,11 @@ def comparisons(scores: Scores, *, seed: int = 0) -> pd.DataFrame:
     after Holm's correction for the comparisons of this metric; ``better``, the better method where
     that is below 0.05, else empty; and the rules.
     """
+    return _comparisons(scores, seed).copy()
+
+
+@lru_cache(maxsize=4)  # many methods take a while, and every form of the table asks
+def _comparisons(scores: Scores, seed: int) -> pd.DataFrame:
     rows, found = common(scores), []
     for metric, about in scores.metrics.items():
         wide = _wide(rows, metric, scores.methods)
@@ -161,7 +172,7 @@ def notes(scores: Scores) -> list[str]:
                     f"{metric} is not finite for {lost} of {len(values)} pictures of {method}: "
                     "not in its mean"
                 )
-    lines += [f"unavailable: {reason}" for reason in scores.unavailable.values()]
+    lines += [f"unavailable: {line}" for line in reasons_missing(scores.unavailable)]
     return lines + remarks(scores)
 
 

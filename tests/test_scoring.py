@@ -122,7 +122,8 @@ def folders(tmp_path):
     """Six pairs with colour and grey sources, and two methods: levels 10, 20 .. and 40, 50 .."""
     for k in range(6):
         save(tmp_path / f"ir/{k}.png", grey(100))
-        save(tmp_path / f"vi/{k}.jpg", np.stack([grey(90 + k)] * 3, -1))
+        ramp = np.tile(np.arange(32, dtype=np.uint8) * 6 + k, (24, 1))
+        save(tmp_path / f"vi/{k}.jpg", np.stack([ramp] * 3, -1))
         save(tmp_path / f"low/{k}.png", grey(10 * k + 10))
         save(tmp_path / f"high/{k}.png", grey(10 * k + 40))
     return tmp_path
@@ -214,6 +215,8 @@ def test_what_a_whole_preset_lacks_is_listed_and_what_was_asked_for_is_an_error(
         score(metrics=["heavy"])
     with pytest.raises(BadRequest, match="--with mask="):
         score(metrics=["inside"])
+    with pytest.raises(BadRequest, match=r"^nothing of the preset 'none'.* IN: more than three"):
+        score(variant=Preset("none", {"IN": "inside"}, **RULES))
 
 
 def test_masks_numbers_and_texts_come_from_folders_and_files_by_name(score, folders):
@@ -356,6 +359,27 @@ def test_sixteen_bits_are_divided_by_their_white_and_said(score, folders):
     assert row(scores, "low", "2")["remark"].endswith("less than a quarter of its range is used")
     assert picture_kind(folders / "low/1.png") == "16-bit grey PNG"
     assert scores.kinds["16-bit grey PNG"] == 2
+
+
+def test_peculiar_sources_are_said_too(score, folders):
+    (folders / "vi/1.jpg").unlink()
+    save(folders / "vi/1.png", np.full((24, 32), 99, np.uint16))
+    save(folders / "ir/2.png", np.full((24, 32), 7, np.uint8))
+    scores = score()
+    assert row(scores, "low", "1")["remark"] == (
+        "visible: 16 bits, divided by 65535; visible: less than a quarter of its range is used; "
+        "visible: constant picture"
+    )
+    assert row(scores, "low", "2")["remark"] == "infrared: constant picture"
+
+
+def test_a_mask_of_another_size_is_named_with_its_size(score, folders):
+    for k in range(6):
+        save(folders / f"mask/{k}.png", np.full((24, 30), 255, np.uint8))
+    given = {"mask": folders / "mask", "confidence": 1}
+    scores = score(metrics=["inside"], context=given)
+    assert set(scores.failed["outcome"]) == {"sizes differ"} and len(scores.failed) == 6
+    assert "mask 24 x 30" in row(scores, "low", "0")["remark"]
 
 
 def test_colour_and_grey_meet(score, folders):
