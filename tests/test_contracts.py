@@ -16,6 +16,7 @@ NEED_FILES = (
     ("dataset", "folder"),
     ("dataset", "roadscene"),
     ("dataset", "tno"),
+    ("dataset", "ivt"),
     ("dataset", "mtgfusion"),
     ("guide", "folder-masks"),
 )
