@@ -13,7 +13,9 @@ class LossContract(Contract):
     """``factory(**options)``, called ``(batch, fused)``, returns named unweighted scalars."""
 
     def batch(self, count: int = 2, size: tuple[int, int] = (33, 41)) -> Batch:
-        return tiny_batch(count, size)
+        """Pictures and what goes with them; grown to the ``min_size`` a loss names."""
+        least = getattr(self.build(), "min_size", 1)
+        return tiny_batch(count, tuple(max(side, least) for side in size))
 
     def fused(self, batch: Batch) -> Fused:
         """What is judged; override to add the maps a term reads."""
