@@ -10,7 +10,7 @@ from PIL import Image
 from fusionkit.data import write_image
 from fusionkit.errors import BadRequest
 from fusionkit.registry import Registry
-from fusionkit.testing import TinyEncoder, tiny_pairs
+from fusionkit.testing import DatasetContract, TinyEncoder, tiny_pairs
 from fusionkit.training import train
 
 REGISTRY = Registry.from_environment()
@@ -32,6 +32,21 @@ def ivt(tmp_path):
         mask = (pair.masks["person"][0].numpy() * 255).astype(np.uint8)
         Image.fromarray(mask).save(root / "association" / name / FINE)
     return tmp_path
+
+
+class TestIvt(DatasetContract):
+    count = 2
+
+    @pytest.fixture(autouse=True)
+    def folder(self, ivt):
+        type(self).root = ivt
+
+    def build(self, **options):
+        return Ivt(self.root, split="train", **options)
+
+    @pytest.fixture
+    def pairs(self):
+        return self.build(count=self.count)
 
 
 def test_ivt_gives_sentences_by_number_and_the_map_of_each(ivt):
