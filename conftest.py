@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 # Set before torch is imported, and inherited by kernels and other processes that tests start. The
-# tensors of tests are so small that more threads only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+# tensors of tests are so small that more threads only wait for each other, and with a worker per
+# core (pytest-xdist) each core is taken.
+_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
+os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
 
 
 @pytest.fixture(scope="session")
