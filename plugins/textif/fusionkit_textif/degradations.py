@@ -206,17 +206,21 @@ def streak(angle: float, length: int = 50) -> Tensor:
     """The kernel of a streak, ``(length, length)``, float64: a shrunk diagonal, turned, softened.
 
     A diagonal is turned by ``angle - 45`` degrees about (length/2, length/2), counter-clockwise as
-    the picture is seen, and scaled by ``1 - length/100``; bilinear, zero outside. Then a Gaussian
-    of 3x3 (sigma 0.8). Its sum is not 1.
+    the picture is seen, and scaled by ``1 - length/100``; bilinear at places rounded to 1/32 pixel
+    (OpenCV's arithmetic), zero outside. Then smoothed by (1, 2, 1)/4 both ways. Its sum is not 1.
     """
     scale, turn = 1 - length / 100, math.radians(angle - 45)
-    alpha, beta = scale * math.cos(turn), scale * math.sin(turn)
-    forward = torch.tensor([[alpha, beta], [-beta, alpha]], dtype=torch.float64)
+    alpha, beta = math.cos(turn) / scale, math.sin(turn) / scale
     y, x = torch.meshgrid(*[torch.arange(length, dtype=torch.float64)] * 2, indexing="ij")
-    centred = torch.stack([x, y]) - length / 2
-    source_x, source_y = (
-        torch.einsum("ij,jyx->iyx", torch.linalg.inv(forward), centred) + length / 2
-    )
+    centre = length / 2
+
+    def place(along: Tensor, across: Tensor, origin: float) -> Tensor:
+        return (((across + origin) * 1024).round() + (along * 1024).round() + 16).div(
+            32
+        ).floor() / 32
+
+    source_x = place(alpha * x, -beta * y, centre * (1 - alpha + beta))
+    source_y = place(beta * x, alpha * y, centre * (1 - alpha - beta))
     # The diagonal's value at a place between pixels, by bilinear interpolation.
     kernel = torch.zeros(length, length, dtype=torch.float64)
     left, above = source_x.floor(), source_y.floor()
@@ -229,8 +233,7 @@ def streak(angle: float, length: int = 50) -> Tensor:
                 below_share if down else 1 - below_share
             )
             kernel += torch.where(inside, weight, 0.0)
-    taps = torch.exp(-(torch.arange(-1, 2, dtype=torch.float64) ** 2) / (2 * 0.8**2))
-    taps = taps / taps.sum()
+    taps = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
     soft = functional.conv2d(
         _mirror(kernel[None, None], 1, 1, 1, 1), torch.outer(taps, taps)[None, None]
     )
