@@ -65,7 +65,7 @@ class Paragraphs(nn.Module):
     encoder that reads few words reads a long text sentence by sentence.
 
     Args:
-        encoder: the other encoder's name.
+        reader: the other encoder's name.
         split: where a text is taken apart.
         options: of the other encoder.
         registry: where it comes from; None discovers the installed plugins.
@@ -75,7 +75,7 @@ class Paragraphs(nn.Module):
     def __init__(
         self,
         *,
-        encoder: str = "tiny-clip",
+        reader: str = "tiny-clip",
         split: Literal["paragraph", "sentence"] = "paragraph",
         options: Mapping[str, Any] | None = None,
         registry: Registry | None = None,
@@ -86,15 +86,15 @@ class Paragraphs(nn.Module):
             raise BadRequest(f"split={split!r}: texts are split by 'paragraph' or by 'sentence'.")
         registry = registry or Registry.from_environment()
         given = dict(options or {})
-        if registry.accepts("encoder", encoder, "device"):
+        if registry.accepts("encoder", reader, "device"):
             given.setdefault("device", device)
-        self.encoder = registry.create("encoder", encoder, **given)
-        self.split, self.text_dim = split, self.encoder.text_dim
+        self.reader = registry.create("encoder", reader, **given)
+        self.split, self.text_dim = split, self.reader.text_dim
 
     def encode_text(self, prompts: list[str]) -> TextFeatures:
         parts = [self._parts(prompt) for prompt in prompts]
         distinct = list(dict.fromkeys(part for row in parts for part in row))
-        found = self.encoder.encode_text(distinct)
+        found = self.reader.encode_text(distinct)
         tokens = found.pooled[:, None] if found.tokens is None else found.tokens
         if found.tokens is not None and found.mask is not None:
             words = [row[real] for row, real in zip(tokens, found.mask, strict=True)]

@@ -107,7 +107,7 @@ class Regions:
         most: areas that are told, the largest first.
         trust: least quality that the model itself expects of a mask, in [0, 1].
         overlap: intersection over union from which two masks are one.
-        encoder: a joint encoder by name, for the labels; None calls every area ``region``.
+        namer: a joint encoder by name, for the labels; None calls every area ``region``.
         labels: what an area can be called.
         registry: where the encoder comes from; None discovers the installed plugins.
 
@@ -123,7 +123,7 @@ class Regions:
         most: int = 5,
         trust: float = 0.85,
         overlap: float = 0.7,
-        encoder: str | None = "clip-vit-b-32",
+        namer: str | None = "clip-vit-b-32",
         labels: Sequence[str] = (
             "road", "sky", "building", "trees", "grass", "car", "person", "sidewalk", "wall",
             "water", "sign", "pole", "fence", "ground",
@@ -133,11 +133,11 @@ class Regions:
         self.device, self.points, self.most = pick_device(device), points, most
         self.trust, self.overlap, self.labels = trust, overlap, tuple(labels)
         self.model, self.processor = load(model, "AutoModelForMaskGeneration", self.device, OFFLINE)
-        self.encoder = None
-        if encoder is not None:
+        self.namer = None
+        if namer is not None:
             registry = registry or Registry.from_environment()
-            self.encoder = registry.create("encoder", encoder)
-            self.words = self.encoder.encode_text([f"a photo of {w}" for w in labels]).pooled
+            self.namer = registry.create("encoder", namer)
+            self.words = self.namer.encode_text([f"a photo of {w}" for w in labels]).pooled
 
     @torch.no_grad()
     def __call__(self, image: Tensor, **context: Any) -> list[str]:
@@ -174,10 +174,10 @@ class Regions:
         return kept
 
     def _label(self, picture: Tensor, box: tuple[int, int, int, int]) -> str:
-        if self.encoder is None:
+        if self.namer is None:
             return "region"
         x0, y0, x1, y1 = box
-        seen = self.encoder.encode_image(picture[None, :, y0:y1, x0:x1]).pooled
+        seen = self.namer.encode_image(picture[None, :, y0:y1, x0:x1]).pooled
         return self.labels[int(torch.cosine_similarity(seen, self.words).argmax())]
 
 

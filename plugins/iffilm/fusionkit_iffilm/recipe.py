@@ -20,9 +20,9 @@ def iffilm() -> Recipe:
         name="iffilm",
         paper=PAPER,
         network=Part(name="iffilm", options={"stretch": True}),
-        encoder=Part(name="paragraphs", options={"encoder": "blip2"}),
+        encoder=Part(name="paragraphs", options={"reader": "blip2"}),
         offline_encoder=Part(
-            name="paragraphs", options={"encoder": "tiny-clip", "split": "sentence"}
+            name="paragraphs", options={"reader": "tiny-clip", "split": "sentence"}
         ),
         texts=("features", "ir", "vi"),
         captioner="paragraph",
