@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-KINDS = ("full", "windowed", "pooled")
+HEAD = 8
+"""Channels of a head: 8 heads of the released 64 channels."""
+KINDS = ("full", "windowed", "pooled", "auto")
+MOST = 256 * 256
+"""Pixels up to which ``auto`` is ``full``: the size that the release resizes every picture to."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,17 @@ class AttentionOptions:
 
     ``full``: all. ``windowed``: those of its ``size`` x ``size`` window, windows shifted by half in
     every second block, smaller where the picture ends. ``pooled``: means over ``size`` x ``size``.
+    ``auto``: ``full`` up to 256 x 256 pixels, ``windowed`` beyond.
     """
 
     kind: str = "windowed"
     size: int = 16
+
+    def at(self, height: int, width: int) -> str:
+        """The kind for a picture of that size."""
+        if self.kind != "auto":
+            return self.kind
+        return "full" if height * width <= MOST else "windowed"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -45,10 +56,12 @@ class PixelAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int, heads: int = 8, *, attention: AttentionOptions, shifted: bool = False
+        self, channels: int, *, attention: AttentionOptions, shifted: bool = False
     ) -> None:
         super().__init__()
-        self.heads, self.attention, self.shifted = heads, attention, shifted
+        if channels % HEAD:
+            raise ValueError(f"{channels} channels are no multiple of {HEAD}, the width of a head.")
+        self.heads, self.attention, self.shifted = channels // HEAD, attention, shifted
         self.query_proj = nn.Linear(channels, channels)
         self.key_proj = nn.Linear(channels, channels)
         self.value_proj = nn.Linear(channels, channels)
@@ -60,7 +73,7 @@ class PixelAttention(nn.Module):
         weight = torch.cat([p.weight for p in parts])
         bias = torch.cat([p.bias for p in parts])
         qkv = F.linear(x, weight, bias)
-        kind, size = self.attention.kind, self.attention.size
+        kind, size = self.attention.at(*x.shape[1:3]), self.attention.size
         if kind == "windowed":
             found = self._windowed(qkv, size)
         elif kind == "pooled":
@@ -140,7 +153,6 @@ class TokenBlock(nn.Module):
     def __init__(
         self,
         channels: int = 64,
-        heads: int = 8,
         expansion: int = 4,
         *,
         attention: AttentionOptions,
@@ -148,7 +160,7 @@ class TokenBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
-        self.msr = PixelAttention(channels, heads, attention=attention, shifted=shifted)
+        self.msr = PixelAttention(channels, attention=attention, shifted=shifted)
         self.norm2 = nn.LayerNorm(channels)
         self.ffn = nn.Sequential(
             nn.Linear(channels, expansion * channels),

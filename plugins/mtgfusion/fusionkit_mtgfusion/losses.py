@@ -81,7 +81,12 @@ def multi_text(fused: Tensor, texts: Sequence[Tensor]) -> Tensor:
 
 
 def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Mean SSIM of ``(B, 1, H, W)`` in [0, 1]; borders are continued by their last pixel."""
+    """Mean of :func:`similarity_map`, a scalar."""
+    return similarity_map(x, y).mean()
+
+
+def similarity_map(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM at each pixel of two ``(B, 1, H, W)`` in [0, 1]; borders go on with their last pixel."""
     place = torch.arange(11, device=x.device, dtype=torch.float32) - 5
     window = torch.exp(-place.square() / (2 * 1.5**2))
     window = window / window.sum()
@@ -97,4 +102,4 @@ def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
         spread = xx + yy - mean_x.square() - mean_y.square()
         c1, c2 = 0.01**2, 0.03**2
         similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-        return (similarity / ((mean_x.square() + mean_y.square() + c1) * (spread + c2))).mean()
+        return similarity / ((mean_x.square() + mean_y.square() + c1) * (spread + c2))

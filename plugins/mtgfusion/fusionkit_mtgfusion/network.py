@@ -1,5 +1,6 @@
 """The network of MTG-Fusion: two pictures and five texts in, one picture out."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,9 +56,11 @@ class MtgFusion(nn.Module):
         modulation: another scheme at the point ``fusion``, in place of both guidances: it is given
             the specific features and ``batch.text``; the shared features then pass unchanged.
         text_dim: D, width of the text.
+        channels: C, width of all features; the release has 64.
         variant: ``released`` (default; what official weights fit) or ``described``.
         attention: ``windowed``, ``full`` (the release; its arithmetic grows with the square of the
-            number of pixels) or ``pooled``.
+            number of pixels), ``pooled``, or ``auto``: full up to 256 x 256 pixels, the size of
+            everything in the release, windowed beyond, with a warning.
         window: side of a window, or of what is pooled.
         max_tokens: only so many tokens of a text are read; None reads all.
         mask_padding: whether padding tokens are left out; the release counts them.
@@ -91,7 +94,7 @@ class MtgFusion(nn.Module):
     ) -> None:
         super().__init__()
         check_variant(variant)
-        options = AttentionOptions(attention, window)
+        self.attention = options = AttentionOptions(attention, window)
         self.max_tokens, self.mask_padding = max_tokens, mask_padding
         self.specific = SpecificExtractors(channels)
         self.shared = SharedExtractor(channels, attention=options)
@@ -129,6 +132,13 @@ class MtgFusion(nn.Module):
         The parts: ``specific_a``, ``specific_b``, ``log_det``, ``shared``, ``common`` (see
         :class:`~fusionkit_mtgfusion.guidance.Common`), ``smsf_fused``, ``M_A``, ``M_B``.
         """
+        if self.attention.kind == "auto" and self.attention.at(*ir.shape[-2:]) == "windowed":
+            warnings.warn(
+                f"mtgfusion: {ir.shape[-2]}x{ir.shape[-1]} is more than the 256x256 pixels of the "
+                'release, so attention stays within windows; attention="full" reaches over the '
+                "whole picture, in hours on a CPU.",
+                stacklevel=2,
+            )
         a, b, log_det = self.specific(ir, vi)
         shared = self.shared(torch.cat([ir, vi], 1))
         common = self.tgce(shared, words["ir"], words["vi"], words["common"])
@@ -191,8 +201,9 @@ def _kept(raw: Tensor, parts: Mapping[str, Any]) -> dict[str, Tensor]:
 class OfficialMtgFusion(nn.Module):
     """The released layout called with the released tensors; ``network`` holds the weights.
 
-    Attention is ``full``, as in the release, so that results are equal; ``attention="windowed"``
-    runs the same weights at everyday cost, with other results.
+    Attention is ``full`` up to 256 x 256 pixels, the size to which the release resizes everything,
+    so that results are equal there; larger pictures, of which the release's would need terabytes,
+    are attended to in windows. ``load_official(state, attention="full")`` never does that.
     """
 
     def __init__(self, network: MtgFusion) -> None:
@@ -237,7 +248,7 @@ def load_official(state: Mapping[str, Any], **options: Any) -> OfficialMtgFusion
     Args:
         state: keys ``specific.``, ``shared.``, ``tgce.``, ``tgsf.``, ``reconstructor.`` and
             ``text_proj.`` (the projection of the texts, which the release lacks).
-        options: of :class:`MtgFusion`, over the released ones (``attention="full"``).
+        options: of :class:`MtgFusion`, over the released ones.
     """
     for wrapper in ("model", "state_dict", "model_state_dict", "network"):
         if isinstance(state.get(wrapper), Mapping):
@@ -249,7 +260,7 @@ def load_official(state: Mapping[str, Any], **options: Any) -> OfficialMtgFusion
             f"projection of the texts; the keys begin with {sorted(tensors)[:3]}."
         )
     channels, text_dim = tensors["text_proj.weight"].shape
-    defaults = {"attention": "full", "mask_padding": False, "detach": True}
+    defaults = {"attention": "auto", "mask_padding": False, "detach": True}
     network = MtgFusion(text_dim=text_dim, channels=channels, **(defaults | options))
     ours = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in tensors.items()}

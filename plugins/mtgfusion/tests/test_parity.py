@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import fusionkit as fk
-from fusionkit.errors import BadRequest
-from fusionkit.testing import golden
 from fusionkit_mtgfusion.cube import reorder
 from fusionkit_mtgfusion.guidance import CommonGuidance, SpecificGuidance, Words
 from fusionkit_mtgfusion.losses import text_distance
 from fusionkit_mtgfusion.network import load_official
 from fusionkit_mtgfusion.transform import domain_transform
+
+import fusionkit as fk
+from fusionkit.errors import BadRequest
+from fusionkit.testing import golden
 
 BESIDE = Path(__file__).with_name("golden")
 FULL = golden.folder("mtgfusion", BESIDE)
@@ -141,8 +141,9 @@ def _under(weights, prefix):
 
 
 def test_the_losses_equal_the_release():
-    from fusionkit.batch import Batch, Fused
     from fusionkit_mtgfusion.losses import TwoSource, multi_text
+
+    from fusionkit.batch import Batch, Fused
 
     recorded = golden.read(FULL / "losses.json")
     given = {k: golden.seeded_input(spec) for k, spec in recorded["inputs"].items()}

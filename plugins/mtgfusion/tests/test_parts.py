@@ -2,14 +2,19 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
-
-from fusionkit.testing.contract import awake
-from fusionkit_mtgfusion import cube
+from fusionkit_mtgfusion import cube, transform
 from fusionkit_mtgfusion.attention import AttentionOptions, PixelAttention
 from fusionkit_mtgfusion.cube import TextMap, reorder, reorder_rank_one, spread
 from fusionkit_mtgfusion.extractors import Coupling
-from fusionkit_mtgfusion.transform import cosine_distance, domain_transform, scan, scan_stepwise
+from fusionkit_mtgfusion.transform import (
+    cosine_distance,
+    domain_transform,
+    scan_parallel,
+    scan_stepwise,
+)
+from torch.nn import functional as F
+
+from fusionkit.testing.contract import awake
 
 
 def whole_map(branch, pooled, size):
@@ -91,22 +96,26 @@ def test_the_parallel_recursion_equals_the_loop(length):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(2, 3, length, 4, generator=generator)
     log_k = -2 * torch.rand(2, 3, length, generator=generator)
-    torch.testing.assert_close(scan(x, log_k), scan_stepwise(x, log_k), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        scan_parallel(x, log_k), scan_stepwise(x, log_k), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_recursion_stands_strong_feedback_and_none():
     x = torch.randn(1, 1, 400, 2)
     never, always = torch.full((1, 1, 400), -1e4), torch.zeros(1, 1, 400)
-    torch.testing.assert_close(scan(x, never), x, rtol=0, atol=1e-6)
-    torch.testing.assert_close(scan(x, always), x[:, :, :1].expand_as(x))
+    torch.testing.assert_close(scan_parallel(x, never), x, rtol=0, atol=1e-6)
+    torch.testing.assert_close(scan_parallel(x, always), x[:, :, :1].expand_as(x))
     mixed = torch.where(torch.arange(400) % 7 == 0, -1e4, -0.1).expand(1, 1, 400)
-    torch.testing.assert_close(scan(x, mixed), scan_stepwise(x, mixed), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        scan_parallel(x, mixed), scan_stepwise(x, mixed), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_gradients_of_the_parallel_recursion_are_those_of_the_loop():
     x, log_k = torch.randn(1, 2, 37, 3), -torch.rand(1, 2, 37)
     found = []
-    for function in (scan, scan_stepwise):
+    for function in (scan_parallel, scan_stepwise):
         inputs = x.clone().requires_grad_(), log_k.clone().requires_grad_()
         function(*inputs).square().sum().backward()
         found.append([i.grad for i in inputs])
@@ -127,12 +136,21 @@ def test_the_filter_equals_a_loop_over_pixels():
         for r in range(1, 6):
             k = torch.exp(-cosine_distance(rows[0, r, c], t[0, r - 1, c]))
             j[0, r, c] = (1 - k) * rows[0, r, c] + k * j[0, r - 1, c]
-    with torch.no_grad():
-        found, parts = domain_transform(v, t)
-    torch.testing.assert_close(found, j)
-    torch.testing.assert_close(parts["rows"], rows)
+    for training in (True, False):  # both ways of computing the recursion
+        with torch.set_grad_enabled(training):
+            found, parts = domain_transform(v, t)
+        torch.testing.assert_close(found, j)
+        torch.testing.assert_close(parts["rows"], rows)
     assert parts["k_rows"].shape == parts["k_columns"].shape == (1, 6, 7)
     assert not parts["k_rows"][..., 0].any() and not parts["k_columns"][:, 0].any()
+
+
+def test_distances_of_large_maps_are_made_in_pieces(monkeypatch):
+    x, y = torch.randn(2, 2, 11, 7, 5)
+    whole = cosine_distance(x, y)
+    monkeypatch.setattr(transform, "PIECE", 100)
+    torch.testing.assert_close(cosine_distance(x, y), whole)
+    assert cosine_distance(torch.zeros(5), torch.ones(5)) == 1
 
 
 def test_a_coupling_can_be_undone():
@@ -176,5 +194,5 @@ def test_pooled_keys_cover_the_picture():
     other = x.clone()
     other[:, -1, -1] += 1
     assert ((module(x) - module(other)).abs().amax(-1) > 0).all()
-    with pytest.raises(ValueError, match="'global' is none of full, windowed, pooled"):
+    with pytest.raises(ValueError, match="'global' is none of full, windowed, pooled, auto"):
         AttentionOptions("global")
