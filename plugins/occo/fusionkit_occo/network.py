@@ -13,6 +13,7 @@ from torch.nn.functional import batch_norm, interpolate, linear, max_pool2d, pad
 
 from fusionkit.batch import Batch, Fused
 from fusionkit.errors import BadRequest, did_you_mean
+from fusionkit.protocols import BuildModulation
 from fusionkit_occo.colour import to_rgb, to_ycbcr
 
 WIDTHS = (32, 64, 112, 160)
@@ -24,6 +25,8 @@ class Occo(nn.Module):
     """The released network, 3.6 million parameters.
 
     Args:
+        modulation: None; there is no text point, so a scheme is refused.
+        text_dim: not read.
         widths: channels at full, half, quarter and eighth size.
         heads: attention heads of the interaction block at each size.
         statistics: what batch normalisation goes by when fusing. ``batch``: the picture's own
@@ -46,11 +49,18 @@ class Occo(nn.Module):
     def __init__(
         self,
         *,
+        modulation: BuildModulation | None = None,
+        text_dim: int | None = None,
         widths: Sequence[int] = WIDTHS,
         heads: Sequence[int] = HEADS,
         statistics: str = "batch",
     ) -> None:
         super().__init__()
+        if modulation is not None:
+            raise BadRequest(
+                "network 'occo' has no point at which text meets features, so it takes no "
+                "modulation: leave it unset, or choose another network."
+            )
         check_statistics(statistics)
         self.statistics = statistics
         below = (1, *widths[:-1])

@@ -191,6 +191,8 @@ def test_a_modulation_is_refused():
     recipe = occo().with_overrides({"modulation": "film"})
     with pytest.raises(BadRequest, match="no point at which text meets features"):
         Method(recipe, Registry.from_environment())
+    with pytest.raises(BadRequest, match="takes no modulation"):
+        Occo(modulation=lambda channels: torch.nn.Identity())
 
 
 @torch.no_grad()
