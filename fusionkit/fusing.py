@@ -1,7 +1,7 @@
 """Files in, files out: what ``fusionkit fuse`` does."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,8 @@ def fuse_files(
         output: a file for files (its suffix decides the format), a folder for folders.
         recipe, checkpoint: the method and its weights, see :func:`fusionkit.methods.load_method`;
             without a recipe, the one that the checkpoint names, or the default one.
-        text: the prompt for every pair; None says the recipe's default.
+        text: the prompt for every pair; None says the recipe's default, or, for a method that reads
+            descriptions, those that lie beside the pictures, see :func:`texts_beside`.
         text_features: features of the prompt made elsewhere, in its place; see
             :func:`read_text_features`.
         device: where to compute.
@@ -112,9 +113,20 @@ def fuse_files(
         recipe = DEFAULT if checkpoint is None else load_checkpoint(checkpoint)["recipe"]
     method = load_method(recipe, checkpoint, device=device)
     for pair, target in zip(pairs, targets, strict=True):
-        fuse_file(method, pair.ir, pair.vi, target, said)
+        written = None if said is not None else texts_beside(pair.ir, method.recipe.texts)
+        fuse_file(method, pair.ir, pair.vi, target, written or said)
         progress(str(target))
     return targets
+
+
+def texts_beside(picture: Path, kinds: Sequence[str]) -> dict[str, str]:
+    """Descriptions of a picture laid out as data sets have them: ``../text/<kind>/<name>.txt``."""
+    files = {kind: picture.parent.parent / "text" / kind / f"{picture.stem}.txt" for kind in kinds}
+    return {
+        kind: file.read_text(encoding="utf-8-sig").strip()
+        for kind, file in files.items()
+        if file.is_file()
+    }
 
 
 def read_text_features(path: str | os.PathLike[str]) -> TextFeatures:
@@ -153,9 +165,13 @@ def read_text_features(path: str | os.PathLike[str]) -> TextFeatures:
 
 
 def fuse_file(
-    method: Method, ir: Path, vi: Path, target: Path, text: str | TextFeatures | None = None
+    method: Method,
+    ir: Path,
+    vi: Path,
+    target: Path,
+    text: str | TextFeatures | Mapping[str, str] | None = None,
 ) -> Path:
-    """Fuse one pair of files."""
+    """Fuse one pair of files under a prompt, features of one, or descriptions by kind."""
     infrared, visible = read_image(ir, 1), read_image(vi, 3)
     if infrared.shape[-2:] != visible.shape[-2:]:
         sizes = (f"{p}: {tuple(x.shape[-2:])}" for p, x in ((ir, infrared), (vi, visible)))

@@ -15,6 +15,7 @@ from torch import nn
 from fusionkit import methods, training
 from fusionkit.batch import Batch, Fused
 from fusionkit.errors import BadRequest, Interrupted, MissingWeights, TrainingDiverged
+from fusionkit.fusing import texts_beside
 from fusionkit.recipe import Recipe, Stage
 from fusionkit.registry import Registry
 from fusionkit.testing import TinyEncoder, install, tiny_pairs
@@ -571,3 +572,13 @@ def test_fusing_takes_several_texts_by_kind(recipe, registry):
         method.fuse(*pair, {"fog": "none"})
     with pytest.raises(BadRequest, match="3 texts 'ir' for 2 pairs"):
         method.fuse(*pair, {"ir": ["a", "b", "c"]})
+
+
+def test_descriptions_beside_the_pictures_are_found_by_kind(tmp_path):
+    for kind, words in (("ir", "a warm wall "), ("fused", "a tree")):
+        file = tmp_path / "text" / kind / "07.txt"
+        file.parent.mkdir(parents=True)
+        file.write_text(words, encoding="utf-8")
+    picture = tmp_path / "ir" / "07.png"
+    assert texts_beside(picture, ("ir", "vi")) == {"ir": "a warm wall"}
+    assert texts_beside(picture, ()) == texts_beside(tmp_path / "ir" / "8.png", ("ir",)) == {}
