@@ -89,27 +89,28 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
         """``x`` plus attention over ``norm(x)``."""
         count, channels, height, width = x.shape
+        exact = torch.promote_types(self.temperature.dtype, torch.float32)
         product = squares = 0
-        values = []
+        values = None
         for strip in strips(x, 3 * channels):
             z = strip.convolve(self.qkv(norm(strip.rows)), self.qkv_dwconv)
             z = z.permute(0, 2, 3, 1).flatten(1, 2)  # B n 3C
             q, k, v = z.chunk(3, 2)
             q, k = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k))
-            product = product + (q.mT @ k).float()  # B h c c
-            squares = squares + z[..., : 2 * channels].float().square().sum(1)
+            product = product + (q.mT @ k).to(exact)  # B h c c
+            squares = squares + z[..., : 2 * channels].to(exact).square().sum(1)
             if strip.whole:
                 values = v
             else:
-                if not strip.start:
+                if values is None:
                     values = v.new_empty(count, height * width, channels)
                 values[:, strip.start * width : strip.stop * width] = v
         lengths = squares.clamp_min(1e-24).sqrt().unflatten(1, (2, self.heads, -1))
         lengths_q, lengths_k = lengths.unbind(1)
         alike = product / (lengths_q[..., None] * lengths_k[..., None, :])
-        mixing = (alike * self.temperature.float()).softmax(-1)  # B h c c
+        mixing = (alike * self.temperature.to(exact)).softmax(-1)  # B h c c
         weight = self.project_out.weight.flatten(1).unflatten(1, (self.heads, -1)).transpose(0, 1)
-        mixing = torch.cat((weight.float() @ mixing).unbind(1), -1)  # B C C
+        mixing = torch.cat((weight.to(exact) @ mixing).unbind(1), -1)  # B C C
         flat, mixing = x.permute(0, 2, 3, 1).flatten(1, 2), mixing.mT.to(values.dtype)
         if x.dtype == values.dtype:
             y = torch.baddbmm(flat, values, mixing)
