@@ -21,8 +21,9 @@ MASKS = ("mask_visible", "mask_infrared")
 SOURCES = ("visible", "infrared")
 DEEP, SHALLOW = 1 / 4, 1 / 16
 """Share of relu4_4 beside relu5_4, and of relu1_1 in the background."""
-LEAST = 1e-4
-"""Floor of the sum of distances to the negatives: it can come near zero where features repeat."""
+LEAST = 1e-2
+"""Floor of the sum of distances to the negatives. Where each place of a map finds its own match,
+the distance is -log(1 + 1e-5), so without a floor a ratio may be of any size and sign."""
 
 
 class ObjectContrast(nn.Module):
@@ -147,5 +148,5 @@ class ObjectContrast(nn.Module):
 
 
 def ratio(near: Tensor, far: Sequence[Tensor], *, least: float = LEAST) -> Tensor:
-    """A distance to what is wanted over the sum of those to what is not."""
-    return near / sum(far).clamp(min=least)
+    """A distance to what is wanted over the sum of those to what is not, neither below zero."""
+    return near.clamp(min=0) / sum(far).clamp(min=least)

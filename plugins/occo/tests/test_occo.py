@@ -430,6 +430,13 @@ def test_empty_and_full_masks_give_finite_terms_and_gradients(thin_vgg):
         assert fused.grad.isfinite().all()
 
 
+def test_a_ratio_is_no_noise_where_every_place_finds_its_match():
+    tiny = torch.tensor(-1e-5)
+    assert float(ratio(tiny, [tiny] * 4)) == 0
+    assert float(ratio(torch.tensor(1e-3), [tiny] * 4)) == pytest.approx(0.1)
+    assert float(ratio(torch.tensor(0.3), [torch.tensor(0.2)] * 3)) == pytest.approx(0.5)
+
+
 def test_torchvision_builds_the_same_layout():
     torchvision = pytest.importorskip("torchvision")
     with torch.device("meta"):
