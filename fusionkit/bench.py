@@ -349,7 +349,7 @@ class Bench:
     def keep(self) -> None:
         """Pictures, feature maps and heat maps of the shown pairs under their prompts."""
         self._declare_pairs()
-        judges = self._judges()
+        judges = [loss for loss in self._losses.values() if hasattr(loss, "heatmaps")]
         for index in self._shown_indices:
             pair = self.test_set[index]
             prompts = self._prompts(index)
@@ -384,10 +384,10 @@ class Bench:
                     self.run.put_heatmaps(name, pair.name, drawn[0].float().cpu().numpy(), words)
             self.run.put_image("fused", pair.name, _numpy(fused))
 
-    def _judges(self) -> list[Any]:
-        """The losses of the arm under study that can show where in a picture they are met."""
-        losses = build_losses(self.trained[self.studied, self.seeds[0]])
-        return [loss for loss in losses.values() if hasattr(loss, "heatmaps")]
+    @cached_property
+    def _losses(self) -> dict[str, Any]:
+        """Those of the arm under study; one that can show where it is met has ``heatmaps``."""
+        return build_losses(self.trained[self.studied, self.seeds[0]])
 
     def _batch(self, pairs: Sequence[Pair], prompt: str) -> Batch:
         """Pairs of one size under a prompt, with their own descriptions for who reads them."""
@@ -472,9 +472,8 @@ class Bench:
     @cached_property
     def _remarks(self) -> list[str]:
         """What the recipe and its losses have to say about what they made."""
-        method = self.trained[self.studied, self.seeds[0]]
-        losses = build_losses(method).values()
-        said = [method.recipe.remark, *(getattr(loss, "remark", "") for loss in losses)]
+        losses = self._losses.values()
+        said = [self.arms[self.studied].remark, *(getattr(loss, "remark", "") for loss in losses)]
         return [line for line in said if line]
 
     @cached_property

@@ -85,7 +85,10 @@ class Network(Protocol):
 class Loss(Protocol):
     """Training terms: named, unweighted scalars. Weights are the recipe's business.
 
-    A factory with a parameter ``encoder`` is handed the run's joint encoder.
+    A factory with a parameter ``encoder`` is handed the run's joint encoder, one with a parameter
+    ``sentences`` those of the recipe. Two things a loss may have besides: ``remark``, a sentence
+    that stands with the results (empty for none), and ``heatmaps(batch, fused)``, maps by name that
+    show where in a picture it is met: ``{name: (words, (B, len(words), H, W) in [0, 1])}``.
     """
 
     def __call__(self, batch: Batch, fused: Fused) -> Mapping[str, Tensor]: ...

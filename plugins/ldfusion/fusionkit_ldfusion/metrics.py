@@ -50,7 +50,8 @@ class DirectionVisible:
 
     def __call__(self, fused: Tensor, ir: Tensor, vi: Tensor, **context: Any) -> Tensor:
         source = vi if self.role == "visible" else ir
-        grey = [luma(picture.float()) for picture in (fused, source)]
+        # In double precision: three equal channels must weigh what one does.
+        grey = [luma(picture.double()).float() for picture in (fused, source)]
         f, s = self.language.see(torch.cat(grey)).chunk(2)
         kind = self.language.kind(self.role)
         wanted = self.language.sentence("fused")

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from fusionkit.batch import Batch, Fused
 from fusionkit.color import luma
 from fusionkit.errors import BadRequest
+from fusionkit.protocols import BuildModulation
 from fusionkit_ldfusion.color import recolor
 from fusionkit_ldfusion.layers import FirstConv, InstanceNorm, LastConv, LayerNorm, instance_norm
 
@@ -26,6 +27,7 @@ class LDFusion(nn.Module):
     ``maps`` holds ``luma`` ``(B, 1, H, W)``, what the losses look at.
 
     Args:
+        modulation, text_dim: offered to every network; there is no text here to use them.
         width: channels of the first layer of every encoder.
         style: width of one picture's style code.
         crop: which window of the decoder's map, 21 pixels larger than the picture, is the result.
@@ -48,8 +50,18 @@ class LDFusion(nn.Module):
         "decoder.up.8",
     )
 
-    def __init__(self, *, width: int = 16, style: int = 8, crop: str = "top-left") -> None:
+    def __init__(
+        self,
+        *,
+        modulation: BuildModulation | None = None,
+        text_dim: int | None = None,
+        width: int = 16,
+        style: int = 8,
+        crop: str = "top-left",
+    ) -> None:
         super().__init__()
+        if modulation is not None:
+            raise BadRequest("ldfusion has no point at which text meets features.")
         if crop not in CROPS:
             raise BadRequest(f"ldfusion: crop is {' or '.join(CROPS)}, not {crop!r}.")
         self.crop = crop

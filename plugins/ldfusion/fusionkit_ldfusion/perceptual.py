@@ -6,6 +6,7 @@ the released LDFusion trainer (the loss).
 
 import os
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +150,24 @@ def _state(weights: str) -> dict[str, Any]:
         file = Path(folder) / FILE
         if file.is_file():
             return read_weights(file)
-    try:
-        from torchvision.models import VGG19_Weights
-
-        return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-    except (ImportError, OSError, RuntimeError) as error:
+    found = _fetched()
+    if isinstance(found, Exception):
         raise MissingWeights(
-            f"the ImageNet weights of VGG19 (550 MB) are not here and cannot be fetched ({error}). "
+            f"the ImageNet weights of VGG19 (550 MB) are not here and cannot be fetched ({found}). "
             f"Put torchvision's {FILE} into the folder that ${FOLDER} names, or into "
             f"{torch.hub.get_dir()}/checkpoints; or leave out the loss 'vgg-max'; or set its "
             "option weights to 'seeded' to try the machinery with random numbers."
-        ) from None
+        )
+    return found
+
+
+@cache
+def _fetched() -> dict[str, Any] | Exception:
+    """What torchvision has or fetches, without the classifier; or why not. Asked once a process."""
+    try:
+        from torchvision.models import VGG19_Weights
+
+        state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    except (ImportError, OSError, RuntimeError) as error:
+        return error
+    return {key: value for key, value in state.items() if key.startswith("features.")}

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from fusionkit_ldfusion import crops
+from fusionkit_ldfusion import crops, perceptual
 from fusionkit_ldfusion.crops import Windows, draw_windows, entropy
 from fusionkit_ldfusion.language import (
     SENTENCES,
@@ -273,13 +273,15 @@ class TestVggMaxContract(LossContract):
         return VggMax(weights="seeded")
 
 
-def test_missing_imagenet_weights_say_what_to_do(monkeypatch):
+def test_missing_imagenet_weights_say_what_to_do(monkeypatch, request):
     torchvision = pytest.importorskip("torchvision.models")
 
     def offline(self, *args, **kwargs):
         raise OSError("no route to host")
 
     monkeypatch.setattr(torchvision.VGG19_Weights, "get_state_dict", offline)
+    perceptual._fetched.cache_clear()
+    request.addfinalizer(perceptual._fetched.cache_clear)
     monkeypatch.delenv("FUSIONKIT_WEIGHTS", raising=False)
     with pytest.raises(MissingWeights, match=r"no route to host.*FUSIONKIT_WEIGHTS.*seeded"):
         VggMax()

@@ -175,3 +175,23 @@ def test_adain_style_without_residual_sets_the_statistics_of_each_channel():
 def test_adain_style_needs_text():
     with pytest.raises(ValueError, match="encode prompts first"):
         AdainStyle(channels=2, text_dim=3)(*torch.zeros(2, 1, 2, 4, 4).unbind(), None, {})
+
+
+def test_a_run_keeps_where_the_sentence_is_met_and_says_what_retraining_is_for(tmp_path):
+    import fusionkit as fk
+    from fusionkit.training import train_from_options
+
+    store = tmp_path / "run.zarr"
+    train_from_options(
+        "ldfusion-cpu", dataset="scenes", image_size=48, train_pairs=2, test_pairs=1, shown=1,
+        metrics=["direction_vis", "direction_ir"], device="cpu", precision="float32",
+        store=str(store), overrides=QUICK | {"sentences.fused": "a bright image", "steps": 1},
+    )  # fmt: skip
+    run = fk.open_run(store)
+    assert list(run["heatmaps/objective"]["prompt"].values) == ["a bright image"]
+    met = run["heatmaps/objective"]["maps"].values
+    assert met.shape == (1, 1, 48, 48) and 0 <= met.min() and met.max() <= 1
+    assert "objective-counted" in run["heatmaps"].children
+    assert {"direction_vis", "direction_ir"} <= set(run["scores"]["metric"].values)
+    said = " ".join(run.attrs["remarks"])
+    assert "training again" in said and "not meaningful" in said
