@@ -56,7 +56,12 @@ class Method:
         self.bank = (
             None
             if encoder is None
-            else TextBank(encoder, standardise=recipe.standardise_text, device=self.device)
+            else TextBank(
+                encoder,
+                standardise=recipe.standardise_text,
+                device=self.device,
+                reads=recipe.reads,
+            )
         )
         self.guides = {
             part.name: create(registry, "guide", part.name, part.options, encoder=encoder)
@@ -321,7 +326,7 @@ def build_network(recipe: Recipe, registry: Registry, text_dim: int | None) -> n
 
 
 def create(
-    registry: Registry, kind: str, name: str, options: Mapping[str, Any], **offers: Any
+    registry: Registry, kind: str, name: str, options: Mapping[str, Any], /, **offers: Any
 ) -> Any:
     """Build a component; of what the host offers, hand in only what its factory takes."""
     taken = {
