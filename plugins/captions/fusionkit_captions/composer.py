@@ -87,4 +87,4 @@ def _noun(caption: str) -> str:
 
 def _lower(words: str) -> str:
     """A small first letter, but for abbreviations."""
-    return words if words[:2].isupper() else words[:1].lower() + words[1:]
+    return words if words[1:2].isupper() else words[:1].lower() + words[1:]
