@@ -133,6 +133,9 @@ class Recipe(_Data):
 
     task: Callable[..., Any] | None = Field(default=None, exclude=True)
     """Turns pairs into training batches, see :class:`fusionkit.protocols.Task`."""
+    reads: Callable[[str], str] | None = Field(default=None, exclude=True)
+    """``(prompt) -> words``: what of a prompt the text encoder is told, where a method takes an
+    instruction apart (what to do, where); guides and captions see the whole prompt."""
     step: Callable[..., Any] | None = Field(default=None, exclude=True)
     """``(network, batch, losses) -> named terms``, for an objective that is no sum of losses."""
     refine: Callable[..., Any] | None = Field(default=None, exclude=True)
@@ -184,7 +187,7 @@ class Recipe(_Data):
         return data
 
 
-CALLABLES = ("task", "step", "refine", "official", "rate")
+CALLABLES = ("task", "reads", "step", "refine", "official", "rate")
 
 FREE = ("options", "weights", "task_options", "sentences")
 """Mappings whose keys belong to a component, so any key may be set; its factory checks it."""

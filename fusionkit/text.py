@@ -1,6 +1,6 @@
 """Prompts encoded once. A text tower costs as much as a training step, a look-up costs nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,12 +22,19 @@ class TextBank:
         standardise: subtract the mean and divide by the deviation of the bank, per dimension;
             token features likewise, over all real tokens.
         device: where the features live.
+        reads: what of a prompt the encoder is told; None tells it all.
     """
 
     def __init__(
-        self, encoder: Encoder, *, standardise: bool = False, device: torch.device | str = "cpu"
+        self,
+        encoder: Encoder,
+        *,
+        standardise: bool = False,
+        device: torch.device | str = "cpu",
+        reads: Callable[[str], str] | None = None,
     ) -> None:
         self.encoder = encoder
+        self.reads = reads or str
         self.standardise = standardise
         self.device = torch.device(device)
         self._rows: dict[str, int] = {}
@@ -37,13 +44,13 @@ class TextBank:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Every prompt seen so far, in the order of encoding."""
+        """What the encoder was told so far, in order."""
         return tuple(self._rows)
 
     @torch.no_grad()
     def add(self, prompts: Iterable[str]) -> None:
         """Encode the prompts that are not in the bank yet."""
-        new = [p for p in dict.fromkeys(prompts) if p not in self._rows]
+        new = [p for p in dict.fromkeys(map(self.reads, prompts)) if p not in self._rows]
         if not new:
             return
         found = self.encoder.encode_text(new).to(device=self.device, dtype=torch.float32)
@@ -70,7 +77,8 @@ class TextBank:
         self.add(prompts)
         if self._bank is None:
             self._bank = self.scale(self._raw)
-        return self._bank[torch.tensor([self._rows[p] for p in prompts], device=self.device)]
+        rows = [self._rows[self.reads(p)] for p in prompts]
+        return self._bank[torch.tensor(rows, device=self.device)]
 
     def scale(self, text: TextFeatures) -> TextFeatures:
         """Given features, standardised by the statistics of the bank."""

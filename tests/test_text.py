@@ -34,6 +34,14 @@ def test_features_come_in_the_order_asked_for():
     torch.testing.assert_close(found, encoder.encode_text(["c", "a"]).pooled)
 
 
+def test_a_bank_may_read_a_part_of_each_prompt():
+    encoder = Counting()
+    bank = TextBank(encoder, reads=lambda prompt: prompt.split()[0])
+    features = bank(["brighten the car", "brighten the tree", "darken the car"]).pooled
+    assert encoder.encoded == ["brighten", "darken"]
+    assert torch.equal(features[0], features[1]) and not torch.equal(features[0], features[2])
+
+
 def test_standardised_features_have_mean_zero_and_deviation_one_over_the_bank():
     prompts = [f"prompt number {i}" for i in range(20)]
     bank = TextBank(TinyEncoder(), standardise=True)
