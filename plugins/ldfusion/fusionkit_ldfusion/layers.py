@@ -57,8 +57,10 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """May use the memory of its input when no gradient is wanted."""
-        if x.device.type != "cpu" or x.requires_grad:
-            wide = x.float()
+        half = x.dtype in (torch.bfloat16, torch.float16)
+        fast = x.device.type == "cpu" and (half or x.dtype == torch.float32)
+        if not fast or torch.is_grad_enabled():
+            wide = x.float() if half else x
             mean = wide.mean((1, 2, 3), keepdim=True)
             centred = wide - mean
             count = x[0].numel()
@@ -68,7 +70,7 @@ class LayerNorm(nn.Module):
         mean, deviation = _moments(x)
         rate = self.gamma / (deviation + EPSILON)[:, None]  # B C
         offset = self.beta - mean[:, None] * rate
-        if x.dtype == torch.float32:
+        if not half:
             return torch.addcmul(offset[..., None, None], x, rate[..., None, None], out=x)
         # Half precision maps with single precision numbers: one rounding instead of three.
         none, one = torch.zeros_like(self.beta), torch.ones_like(self.beta)
@@ -106,7 +108,7 @@ class FirstConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+            return super().forward(x.to(self.weight.dtype))
 
 
 class LastConv(nn.Conv2d):

@@ -105,6 +105,8 @@ def test_fast_normalisations_are_the_plain_formulas(count):
     gamma, beta = norm.gamma[:, None, None], norm.beta[:, None, None]
     plain = ((x - mean) / (deviation + 1e-5) * gamma + beta).detach()
     torch.testing.assert_close(norm(x.clone().requires_grad_()), plain, rtol=1e-5, atol=1e-5)
+    norm(x).sum().backward()  # learns behind frozen layers, too
+    assert norm.gamma.grad is not None
     with torch.no_grad():
         torch.testing.assert_close(norm(x.clone()), plain, rtol=1e-5, atol=1e-5)
         half = norm(x.bfloat16())
