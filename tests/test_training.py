@@ -582,3 +582,52 @@ def test_descriptions_beside_the_pictures_are_found_by_kind(tmp_path):
     picture = tmp_path / "ir" / "07.png"
     assert texts_beside(picture, ("ir", "vi")) == {"ir": "a warm wall"}
     assert texts_beside(picture, ()) == texts_beside(tmp_path / "ir" / "8.png", ("ir",)) == {}
+
+
+class Toward:
+    """A loss with a sentence; it notes what it was handed."""
+
+    def __init__(self, *, encoder, sentences=None):
+        self.sentences = sentences
+
+    def __call__(self, batch, fused):
+        return {"distance": (fused.image - batch.targets["fused"]).abs().mean()}
+
+
+def test_the_sentences_of_a_recipe_reach_its_losses(recipe, registry):
+    install(registry, "words", loss={"toward": Toward})
+    recipe = recipe.with_overrides({"losses": ["toward"], "sentences.fused": "a clear picture"})
+    (loss,) = training.build_losses(methods.Method(recipe, registry)).values()
+    assert loss.sentences == {"fused": "a clear picture"}
+
+
+class Wordless(Dial):
+    uses_text = False
+    modulation_points = ()
+
+    def __init__(self, *, text_dim=None):
+        super().__init__(text_dim=None)
+
+
+def test_fusing_asks_for_no_encoder_that_only_losses_use(recipe, registry, tmp_path):
+    install(registry, "words", loss={"toward": Toward}, network={"wordless": Wordless})
+    recipe = recipe.with_overrides({"network": "wordless", "losses": ["toward"], "steps": 1})
+    recipe = recipe.model_copy(update={"remark": "Its words are in the loss."})
+    install(registry, "recipes", recipe={"toy": lambda: recipe})
+    file = tmp_path / "weights.pt"
+    run(recipe, registry, checkpoint=file)
+    method = methods.load_method("toy", file, device="cpu", registry=registry)
+    assert method.encoder is None
+    pair = tiny_pairs(1, (8, 12))[0]
+    with pytest.warns(UserWarning, match=r"changes nothing\. Its words are in the loss"):
+        method.fuse(pair.infrared[None], pair.visible[None], "darker")
+
+
+def test_weights_released_in_parts_are_read_by_the_names_of_their_files(tmp_path):
+    for name in ("a.pt", "b.pth"):
+        torch.save({"x": torch.ones(1)}, tmp_path / name)
+    (tmp_path / "notes.txt").write_text("how it was trained")
+    assert list(methods.read_weights(tmp_path)) == ["a.pt", "b.pth"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingWeights, match="no weights file"):
+        methods.read_weights(tmp_path / "empty")
