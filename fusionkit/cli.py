@@ -239,6 +239,33 @@ def train(recipe: str, assignments: tuple[str, ...], **options: Any) -> None:
 
 
 @commands.command()
+@click.argument("name")
+@click.option("--kind", required=True, metavar="KIND", help="encoder, modulation, loss, ...")
+@click.option("--folder", default=".", type=click.Path(), help="Where the package is made.")
+def new(name: str, kind: str, folder: str) -> None:
+    """Write the package of a new component NAME: it installs, is found and passes its tests."""
+    from fusionkit.scaffold import new as write
+
+    home = write(name, kind, folder)
+    plugin = home.name.removeprefix("fusionkit-")
+    click.echo(f"{home}")
+    click.echo(f"next: pip install -e {home} && fusionkit check {plugin}")
+
+
+@commands.command()
+@click.argument("plugin")
+def check(plugin: str) -> int:
+    """Run the contract of every component that PLUGIN offers."""
+    try:
+        import pytest  # noqa: F401
+    except ModuleNotFoundError:
+        raise BadRequest("`fusionkit check` needs pytest: pip install pytest.") from None
+    from fusionkit.testing.check import check as passes
+
+    return 0 if passes(plugin) else 1
+
+
+@commands.command()
 @click.argument("store")
 @click.option("--json", "as_json", is_flag=True, help="The same facts for a program.")
 def info(store: str, as_json: bool) -> None:

@@ -1,10 +1,12 @@
 """What every contract shares."""
 
+import sys
+from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Contract:
@@ -17,6 +19,16 @@ class Contract:
     def test_says_what_it_is(self):
         described = type(self._any())
         assert described.__doc__ and described.__doc__.strip(), f"{described} has no docstring"
+
+    def test_says_whose_idea_it_is(self):
+        thing = self._any()
+        described = type(thing)
+        texts = [described.__doc__, getattr(sys.modules.get(described.__module__), "__doc__", "")]
+        named = any(getattr(thing, fact, "") for fact in ("source", "paper"))
+        assert named or any("ource:" in (text or "") for text in texts), (
+            f"say in the docstring of {described.__name__}, or of its module, whose idea it is: "
+            "`Source: authors, title, venue, equation`, or `Source: ours`"
+        )
 
     def _any(self) -> Any:
         return self.build()
@@ -52,3 +64,18 @@ def check_gradients(module: nn.Module, unreached: tuple[str, ...] = ()) -> None:
         and not any(fnmatch(name, pattern) for pattern in unreached)
     ]
     assert not silent, f"no gradient reaches {silent}"
+
+
+def bytes_kept(call: Callable[[], Any]) -> int:
+    """Bytes of the tensors that a forward pass keeps for its backward pass, each storage once."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = call()
+    del result
+    return sum(kept.values())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionkit.batch import TextFeatures
-from fusionkit.testing.contract import Contract, awake, check_gradients
+from fusionkit.testing.contract import Contract, awake, bytes_kept, check_gradients
 from fusionkit.testing.inputs import TEXT_DIM, tiny_text
 
 
@@ -16,6 +16,10 @@ class ModulationContract(Contract):
 
     uses_text = True
     """False for a scheme that ignores text, as ``none`` does; it must then work without any."""
+    starts_as_sum = False
+    """True for a scheme that promises to be ``visible + infrared`` before it has learned."""
+    memory_power = 1
+    """Training memory grows with the pixels to this power; 2 for attention between all pixels."""
     channels = 16
     """C of the test maps; a scheme with heads or groups may need another."""
 
@@ -123,6 +127,33 @@ class ModulationContract(Contract):
             assert y.isfinite().all()
             for name, tensor in [*module.named_parameters(), *zip("vi", flat, strict=True)]:
                 assert tensor.grad is None or tensor.grad.isfinite().all(), name
+
+    def test_starts_as_the_sum_if_it_promises_to(self, maps):
+        if not self.starts_as_sum:
+            pytest.skip("this scheme promises nothing about its start")
+        torch.manual_seed(0)
+        module = self.build(channels=self.channels, text_dim=TEXT_DIM).eval()
+        torch.testing.assert_close(self.run(module, maps, tiny_text(len(maps[0]))), sum(maps))
+
+    def test_memory_grows_as_it_says(self):
+        def kept(side: int) -> int:
+            shape = (1, self.channels, side, side)
+            maps = tuple(torch.rand(shape).requires_grad_() for _ in range(2))
+            return bytes_kept(lambda: self.run(module, maps, tiny_text(1)))
+
+        module = self.make()
+        ratio = kept(32) / max(1, kept(16))
+        assert ratio < 1.25 * 4**self.memory_power, (
+            f"four times the pixels keep {ratio:.1f} times the memory for the backward pass; "
+            "if that is meant, say so: memory_power = 2"
+        )
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    def test_gives_the_same_on_a_gpu(self, maps):
+        text = tiny_text(len(maps[0]))
+        expected = self.run(self.make(), maps, text)
+        found = self.run(self.make().cuda(), tuple(m.cuda() for m in maps), text.to("cuda"))
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
 
     def test_state_dict_restores_it(self, maps):
         module, text = self.make(), tiny_text(len(maps[0]))

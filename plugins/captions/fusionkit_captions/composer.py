@@ -1,4 +1,7 @@
-"""The writer without a model: facts of a picture as one paragraph, always the same words."""
+"""The writer without a model: facts of a picture as one paragraph, always the same words.
+
+Source: ours, in the form of the paragraphs of IF-FILM's VLF data set (Z. Zhao et al., ICML 2024).
+"""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,8 @@
-"""Features of paragraphs: BLIP-2's text branch, several texts side by side, and stored ones."""
+"""Features of paragraphs: BLIP-2's text branch, several texts side by side, and stored ones.
+
+Source: J. Li et al., "BLIP-2", ICML 2023, for the features; the layout of stored ones is that of
+IF-FILM's VLF data set (Z. Zhao et al., ICML 2024).
+"""
 
 import os
 import re

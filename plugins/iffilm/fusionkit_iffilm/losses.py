@@ -1,6 +1,6 @@
 r"""The terms of IF-FILM's objective, over grey pictures: a infrared, b luma of visible, f fused.
 
-Z. Zhao et al., ICML 2024, section 3.4; formulas follow the released code. Its total is the
+Source: Z. Zhao et al., ICML 2024, section 3.4; formulas follow the released code. Its total is the
 intensity plus 20 times the gradient; the structural term has weight 0 there.
 """
 

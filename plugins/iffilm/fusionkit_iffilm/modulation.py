@@ -41,6 +41,8 @@ class TextScan(nn.Module):
           tokens offers its pooled vector as the only one.
     """
 
+    starts_as_sum = True
+
     def __init__(
         self,
         *,

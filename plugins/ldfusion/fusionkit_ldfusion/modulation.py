@@ -39,6 +39,8 @@ class AdainStyle(nn.Module):
         - visible, infrared, result: ``(B, C, H, W)``; text.pooled ``(B, D)``
     """
 
+    starts_as_sum = True
+
     def __init__(
         self,
         *,

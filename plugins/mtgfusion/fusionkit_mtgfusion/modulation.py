@@ -34,6 +34,8 @@ class TextCubeModulation(nn.Module):
           text.pooled ``(B, D)`` of an encoder without tokens
     """
 
+    starts_as_sum = True
+
     def __init__(
         self,
         *,

@@ -1,10 +1,10 @@
 """``compact``: a small two-stream fusion network with three points where text meets features.
 
-Ours, made for two CPU cores, where full-size feature maps are what costs: every normalisation and
+Made for two CPU cores, where full-size feature maps are what costs: every normalisation and
 activation reads and writes them, and thin convolutions never reach the arithmetic limit. So pixels
 are folded into channels first (space to depth), nothing but the pictures exists at full size, and
 most of the arithmetic is 3x3 convolutions of 128 channels at a quarter and an eighth: wide enough
-that arithmetic takes the time, and not the many small steps around it.
+that arithmetic takes the time, and not the many small steps around it. Source: ours.
 
 One stem per modality. At a quarter the modulation merges the two streams ("merge"); residual blocks
 follow, some at an eighth to see further, and a second modulation ("body"). On the way up, at half

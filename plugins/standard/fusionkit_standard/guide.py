@@ -1,4 +1,7 @@
-"""``heatmap``: where the encoder sees what the prompt names."""
+"""``heatmap``: where the encoder sees what the prompt names.
+
+Source: ours; the maps are the encoder's.
+"""
 
 from collections.abc import Sequence
 

@@ -23,7 +23,7 @@ def _needs(text: TextFeatures | None, scheme: str) -> TextFeatures:
 
 
 class Plain(nn.Module):
-    """No text: the sum of the two maps. The baseline of every ablation.
+    """No text: the sum of the two maps. The baseline of every ablation. Source: ours.
 
     Args:
         channels: C, the depth of the maps; not needed here.
@@ -34,6 +34,7 @@ class Plain(nn.Module):
     """
 
     uses_text = False
+    starts_as_sum = True
 
     def __init__(self, *, channels: int, text_dim: int) -> None:
         super().__init__()
@@ -67,6 +68,8 @@ class Film(nn.Module):
     Shape:
         - visible, infrared, result: ``(B, C, H, W)``; text.pooled ``(B, D)``
     """
+
+    starts_as_sum = True
 
     def __init__(self, *, channels: int, text_dim: int, hidden: int = 128) -> None:
         super().__init__()
@@ -102,6 +105,8 @@ class Gate(nn.Module):
     Shape:
         - visible, infrared, result: ``(B, C, H, W)``; text.pooled ``(B, D)``
     """
+
+    starts_as_sum = True
 
     def __init__(self, *, channels: int, text_dim: int) -> None:
         super().__init__()
@@ -148,6 +153,8 @@ class CrossAttention(nn.Module):
         - visible, infrared, result: ``(B, C, H, W)``; text.tokens ``(B, L, D)``; an encoder
           without tokens offers its pooled vector as the only one.
     """
+
+    starts_as_sum = True
 
     def __init__(self, *, channels: int, text_dim: int, heads: int = 4) -> None:
         super().__init__()

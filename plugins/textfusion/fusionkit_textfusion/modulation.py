@@ -39,6 +39,8 @@ class AffineFusion(nn.Module):
           ``(B, out_channels, H, W)``
     """
 
+    starts_as_sum = True
+
     def __init__(
         self,
         *,

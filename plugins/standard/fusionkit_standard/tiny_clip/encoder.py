@@ -3,6 +3,9 @@
 It knows what the generator of `scenes` knows: street scenes, twelve kinds of thing, eight ways in
 which a picture can be degraded. It demonstrates the machinery; for claims about real photographs,
 name a real CLIP instead. What it can and cannot do is measured in ``measures.json``.
+
+Source: ours, after A. Radford et al., "Learning Transferable Visual Models From Natural Language
+Supervision", ICML 2021.
 """
 
 from pathlib import Path
