@@ -579,7 +579,8 @@ def test_the_small_recipe_is_the_full_one_with_other_numbers():
 def test_training_lowers_the_loss_and_the_checkpoint_fuses_any_size(tmp_path, thin_vgg):
     recipe = occo_small().with_overrides(
         {
-            "steps": 12, "crop": 32, "network.options": {"widths": [8, 8, 8, 8]},
+            "steps": 18, "learning_rate": 3e-3, "crop": 32,
+            "network.options": {"widths": [8, 8, 8, 8]},
             "losses.occo-contrast.options": {"weights": "untrained"},
         }
     )  # fmt: skip
@@ -588,7 +589,7 @@ def test_training_lowers_the_loss_and_the_checkpoint_fuses_any_size(tmp_path, th
         checkpoint=tmp_path / "occo.pt", log_every=3,
     )  # fmt: skip
     totals = [entry["total"] for entry in run.history.values()]
-    assert totals[-1] < 0.8 * totals[0]
+    assert totals[-1] < 0.7 * totals[0]
     method = fk.load_method("occo-small", tmp_path / "occo.pt", device="cpu")
     pair = tiny_pairs(1, (37, 53))[0]
     fused = method.fuse(pair.infrared[None], pair.visible[None])
