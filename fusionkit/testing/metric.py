@@ -13,15 +13,27 @@ class MetricContract(Contract):
     """``factory(**options)``, called ``(fused, ir, vi)``, returns one number per picture."""
 
     size = (70, 81)
-    """Height and width of the test pictures, odd on purpose; some formulas need more."""
+    """Height and width of the test pictures, odd on purpose; grown to the ``min_size`` a metric
+    states."""
+
+    def _size(self) -> tuple[int, int]:
+        least = getattr(self.build(), "min_size", 1)
+        return max(self.size[0], least), max(self.size[1], least)
 
     def context(self, count: int) -> dict[str, Any]:
-        """Further keywords, for scores that need a text or a mask."""
-        return {}
+        """Further keywords, for scores that need a text, a mask or a reference."""
+        batch = tiny_batch(count, self._size())
+        offers = {
+            "text": list(batch.prompts),
+            "mask": batch.targets["mask"],
+            "reference": batch.visible,
+            "confidence": torch.linspace(0.2, 0.8, count),
+        }
+        return {need: offers[need] for need in self.build().needs if need in offers}
 
     def pictures(self, count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
         """Fused, infrared, visible."""
-        batch = tiny_batch(count, self.size)
+        batch = tiny_batch(count, self._size())
         return batch.targets["fused"], batch.infrared, batch.visible
 
     def score(self, *pictures: Tensor) -> Tensor:
@@ -53,9 +65,9 @@ class MetricContract(Contract):
     def test_a_picture_scores_the_same_alone(self):
         pictures = self.pictures()
         together = self.score(*pictures)[:1]
-        torch.testing.assert_close(
-            together, self.score(*(p[:1] for p in pictures)), rtol=1e-5, atol=1e-6
-        )
+        context = {name: value[:1] for name, value in self.context(len(pictures[0])).items()}
+        alone = self.build()(*(p[:1] for p in pictures), **context)
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
     def test_same_pictures_give_same_score(self):
         pictures = self.pictures()

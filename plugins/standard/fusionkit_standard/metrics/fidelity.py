@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fusionkit_standard.metrics.base import SmoothScore
+from fusionkit_standard.metrics.base import SmoothScore, ratio, total
 from fusionkit_standard.metrics.windows import LocalMoments, gaussian, local_moments, slide
 
 WINDOWS = (17, 9, 5, 3)  # one per scale, sigma a fifth of it
@@ -19,7 +19,7 @@ EYE_NOISE = 2.0  # variance of the visual channel's own noise, in grey levels sq
 TINY = 1e-10
 
 
-def _information(moments: LocalMoments) -> tuple[Tensor, Tensor]:
+def _information(moments: LocalMoments, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Information kept and information there was at one scale, summed over places, ``(B,)`` each.
 
     The fused picture is modelled locally as gain x source + noise.
@@ -35,15 +35,23 @@ def _information(moments: LocalMoments) -> tuple[Tensor, Tensor]:
     source = torch.where(flat_source, 0.0, source)
     kept = torch.log1p(gain.square() * source / (noise + EYE_NOISE))
     there = torch.log1p(source / EYE_NOISE)
-    return kept.sum((-2, -1)), there.sum((-2, -1))
+    return total(kept, weight), total(there, weight)
 
 
-def visual_information_fidelity(fused: Tensor, sources: Sequence[Tensor]) -> list[Tensor]:
+def visual_information_fidelity(
+    fused: Tensor,
+    sources: Sequence[Tensor],
+    weight: Tensor | None = None,
+    *,
+    top: float | None = None,
+) -> list[Tensor]:
     """Information of each source kept in the fused picture, as a share of what there was.
 
     Args:
         fused: ``(B, H, W)`` grey levels 0..255, at least 41 x 41.
         sources: As many pictures of that shape as wanted. Fused and source are not exchangeable.
+        weight: A weight per pixel, sampled along to every scale.
+        top: Where products of two pixels end on the first scale.
 
     Returns:
         One ``(B,)`` per source: 0 nothing, 1 all of it, above 1 where contrast was amplified.
@@ -56,13 +64,15 @@ def visual_information_fidelity(fused: Tensor, sources: Sequence[Tensor]) -> lis
         taps = gaussian(size, size / 5)
         if scale:
             pictures = slide(pictures, taps, stride=2)
-        for i, moments in enumerate(local_moments(pictures[0], tuple(pictures[1:]), taps)):
-            more_kept, more_there = _information(moments)
+            if weight is not None:
+                r = size // 2
+                weight = weight[:, r : weight.shape[1] - r : 2, r : weight.shape[2] - r : 2]
+        limit = None if scale else top
+        found = local_moments(pictures[0], tuple(pictures[1:]), taps, top=limit)
+        for i, moments in enumerate(found):
+            more_kept, more_there = _information(moments, weight)
             kept[i], there[i] = kept[i] + more_kept, there[i] + more_there
-    return [
-        torch.where(t > 0, k / torch.where(t > 0, t, 1.0), torch.nan)
-        for k, t in zip(kept, there, strict=True)
-    ]
+    return [ratio(k, t) for k, t in zip(kept, there, strict=True)]
 
 
 class InformationFidelity(SmoothScore):
@@ -73,12 +83,34 @@ class InformationFidelity(SmoothScore):
     """
 
     name = "vif_sum"
-    higher_is_better = True
     range = (0.0, float("inf"))
-    unit = ""
     source = "Sheikh, Bovik, IEEE TIP 15(2), 2006"
     variant = "8-bit grey, pixel domain, 4 scales, noise variance 2, float64, sum over sources"
     min_size = 41
 
-    def score(self, fused: Tensor, ir: Tensor, vi: Tensor) -> Tensor:
-        return sum(visual_information_fidelity(fused, (ir, vi)))
+    def score(
+        self, fused: Tensor, ir: Tensor, vi: Tensor, *, weight: Tensor | None = None
+    ) -> Tensor:
+        return sum(visual_information_fidelity(fused, (ir, vi), weight))
+
+
+class SaturatedFidelity(InformationFidelity):
+    """VIF of 8-bit matrices, whose products end at 255 on the first scale.
+
+    A slip of an old tool; needed to compare with the tables it made. The first scale then says next
+    to nothing.
+    """
+
+    name = "vif_uint8_sum"
+    source = "Evaluation-for-Image-Fusion, published table of nine methods on TNO"
+    variant = "8-bit grey, pixel domain, products of scale 1 saturate at 255, sum over sources"
+    differentiable = False
+
+    def __init__(self, *, colour: str = "grey") -> None:
+        super().__init__(colour=colour)
+
+    @torch.no_grad()
+    def score(
+        self, fused: Tensor, ir: Tensor, vi: Tensor, *, weight: Tensor | None = None
+    ) -> Tensor:
+        return sum(visual_information_fidelity(fused, (ir, vi), weight, top=255.0))

@@ -1,4 +1,4 @@
-"""Gaussian windows sliding over pictures, as separable sums in float64.
+"""Windows sliding over pictures, as separable sums in float64.
 
 Adding shifted copies of the picture is an order of magnitude faster here than a float64
 convolution, which has no fast path on a CPU, and gives the same sums.
@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+CACHED = 1 << 18
+"""Pixels of float64 that a core keeps at hand."""
 
 
 def gaussian(size: int, sigma: float) -> list[float]:
@@ -23,6 +26,23 @@ def slide(maps: Tensor, taps: Sequence[float], *, stride: int = 1) -> Tensor:
 
     ``stride`` keeps every n-th row and column, beginning with the first.
     """
+    planes = maps.flatten(0, -3)
+    parts = [_slide(part, taps, stride) for part in planes.split(at_once(planes))]
+    return torch.cat(parts).unflatten(0, maps.shape[:-2])
+
+
+def at_once(pictures: Tensor) -> int:
+    """How many of ``(N, ..., H, W)`` to work on together: all on a GPU, else what stays in cache.
+
+    A sum of many shifted copies reads its pictures again and again; from memory it takes twice to
+    three times as long.
+    """
+    if pictures.is_cuda:
+        return max(1, len(pictures))
+    return max(1, CACHED // (pictures.shape[-2] * pictures.shape[-1]))
+
+
+def _slide(maps: Tensor, taps: Sequence[float], stride: int) -> Tensor:
     for axis in (-2, -1):
         count = (maps.shape[axis] - len(taps)) // stride + 1
         reach = (count - 1) * stride + 1
@@ -44,12 +64,22 @@ class LocalMoments(NamedTuple):
     covariance: Tensor
 
 
+def box(size: int) -> list[float]:
+    """``size`` equal samples, summing to 1."""
+    return [1 / size] * size
+
+
 def local_moments(
-    fused: Tensor, sources: Sequence[Tensor], taps: Sequence[float]
+    fused: Tensor, sources: Sequence[Tensor], taps: Sequence[float], *, top: float | None = None
 ) -> list[LocalMoments]:
-    """For each source: means, variances and covariance of the fused picture and that source."""
+    """For each source: means, variances and covariance of the fused picture and that source.
+
+    ``top`` cuts the products of two pixels, as arithmetic in 8 bits would.
+    """
     pictures = (fused, *sources)
     products = [picture * picture for picture in pictures] + [fused * source for source in sources]
+    if top is not None:
+        products = [product.clamp_max(top) for product in products]
     count = len(pictures)
     moments = slide(torch.stack((*pictures, *products)), taps)
     means = moments[:count]
