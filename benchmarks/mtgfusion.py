@@ -11,11 +11,12 @@ a part, which the figure's name says, and scaled. Results are compared each time
 """
 
 import argparse
-import resource
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,7 +122,9 @@ def alone(kind: str, height: int, width: int) -> None:
     times = [0.0]
     if kind != "import alone":
         times = [once(lambda: network.eval()(batch))[0] for _ in range(2)]
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, min(times))
+    # Of this process alone: ru_maxrss begins with that of the process that started it.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    print(int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 1024, min(times))
 
 
 def once(call: Callable[[], Any]) -> tuple[float, Any]:

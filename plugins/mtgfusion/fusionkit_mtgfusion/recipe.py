@@ -59,7 +59,8 @@ def mtgfusion() -> Recipe:
 def mtgfusion_small() -> Recipe:
     """The same in minutes on two processor cores: half the width, few steps, small crops."""
     full = mtgfusion()
-    small = {"batch_size": 4, "crop": 48, "milestones": (), "schedule": "cosine", "clip_norm": 1.0}
+    small = {"batch_size": 4, "crop": 32, "milestones": (), "schedule": "cosine", "clip_norm": 1.0}
+    small["warmup"] = 0.1
     first, second = full.stages
     network = {"channels": 32, "window": 8, "specific": {"cross_blocks": 2}}
     return full.model_copy(
@@ -69,8 +70,8 @@ def mtgfusion_small() -> Recipe:
             "encoder": full.offline_encoder,
             "task_options": {"cutting": "crop"},
             "stages": (
-                first.model_copy(update={**small, "steps": 120, "learning_rate": 2e-3}),
-                second.model_copy(update={**small, "steps": 60, "learning_rate": 1e-3}),
+                first.model_copy(update={**small, "steps": 160, "learning_rate": 5e-4}),
+                second.model_copy(update={**small, "steps": 60, "learning_rate": 2.5e-4}),
             ),
         }
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fusionkit_mtgfusion import cube, transform
-from fusionkit_mtgfusion.attention import AttentionOptions, PixelAttention
+from fusionkit_mtgfusion.attention import AttentionOptions, PixelAttention, attend
 from fusionkit_mtgfusion.cube import TextMap, reorder, reorder_rank_one, spread
 from fusionkit_mtgfusion.extractors import Coupling
 from fusionkit_mtgfusion.transform import (
@@ -186,6 +186,15 @@ def test_windows_see_themselves_alone_at_any_size(shifted):
     changed = (module(x) - module(other)).abs().amax(-1)[0] > 1e-6
     edge = 2 if shifted else 4
     assert changed[:edge, :edge].all() and changed.sum() == edge**2
+
+
+@pytest.mark.parametrize("size", [1, 40])
+def test_tiles_of_scores_give_torch_s_attention(size):
+    generator = torch.Generator().manual_seed(6)
+    q, k, v = (torch.randn(2, n, 16, generator=generator) for n in (300, 530, 530))
+    expected = attend(size * q, k.requires_grad_(), v, 2).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(attend(size * q, k, v, 2), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_pooled_keys_cover_the_picture():
