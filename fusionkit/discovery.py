@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from fusionkit.errors import did_you_mean
 
 GROUP = "fusionkit"
@@ -83,6 +85,26 @@ def owner(point: EntryPoint) -> tuple[str, str]:
     if point.dist is None:
         return "", ""
     return point.dist.name or "", point.dist.version or ""
+
+
+def unmet_host(point: EntryPoint) -> str:
+    """What the plugin's distribution asks of the host that this host is not, or nothing.
+
+    Installers see to it, but not for what was installed with ``--no-deps`` or before the host.
+    """
+    for line in (point.dist.requires if point.dist is not None else None) or ():
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if plain(wanted.name) == "fusionkit" and not (wanted.marker or wanted.extras):
+            have = metadata.version("fusionkit")
+            if not wanted.specifier.contains(have, prereleases=True):
+                return (
+                    f"needs fusionkit{wanted.specifier}, and this is fusionkit {have}: upgrade "
+                    "fusionkit, or install a version of the plugin made for this one"
+                )
+    return ""
 
 
 def source_of(distribution: str) -> dict[str, Any]:

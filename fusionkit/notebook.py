@@ -238,11 +238,21 @@ class InspectParameters(Parameters):
     store: str = "newest"
 
 
+class PluginParameters(Parameters):
+    """``plugin.ipynb``: write, test and publish a plugin."""
+
+    steps: Count = 100
+    """Optimiser steps per arm in the closing ablation."""
+    train_pairs: Count = 128
+    questions: Count = 60
+
+
 SCHEMAS: dict[str, type[Parameters]] = {
     "ablation": AblationParameters,
     "train": TrainParameters,
     "evaluate": EvaluateParameters,
     "inspect": InspectParameters,
+    "plugin": PluginParameters,
 }
 """One schema per notebook, by the notebook's name without ``.ipynb``."""
 

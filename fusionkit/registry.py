@@ -20,7 +20,7 @@ from typing import Any
 
 import pluggy
 
-from fusionkit.discovery import ONLY, Selection, find, owner, source_of
+from fusionkit.discovery import ONLY, Selection, find, owner, source_of, unmet_host
 from fusionkit.errors import (
     BadRequest,
     BrokenPlugin,
@@ -46,6 +46,9 @@ KINDS = {
 """Kinds of component and their plurals; the hook of a kind is ``fusionkit_<plural>``."""
 
 HOOKS = {f"fusionkit_{plural}": kind for kind, plural in KINDS.items()}
+
+SLOW_SECONDS = 5.0
+"""A plugin that takes longer to load is remarked on."""
 
 _log = logging.getLogger("fusionkit")
 _said: set[str] = set()
@@ -194,6 +197,9 @@ class Registry:
 
     def _load(self, point: EntryPoint) -> None:
         name, (distribution, version) = point.name, owner(point)
+        if unmet := unmet_host(point):
+            self._record(name, unmet, None, distribution, version)
+            return
         started = perf_counter()
         try:
             plugin = point.load()
@@ -207,6 +213,12 @@ class Registry:
             self._record(name, text, None, distribution, version)
         else:
             self.register(plugin, name, distribution=distribution, version=version, seconds=seconds)
+            if self.seconds[name] > SLOW_SECONDS:
+                self._remark(
+                    name,
+                    f"took {self.seconds[name]:.1f} s to load, which every command pays; import "
+                    "what is heavy inside the functions that need it.",
+                )
 
     def _take(self, plugin: str, kind: str, hook: str, function: Callable[[], object]) -> None:
         """Ask one implementation by itself, so that a fault has a name and costs nothing else."""

@@ -5,11 +5,16 @@ The templates are working components with stand-in names: ``component-name`` (as
 (package), ``component_module`` (module), ``component-kind`` and ``fusionkit_hook``.
 """
 
+import atexit
+import os
 import re
-from importlib import metadata
+import shutil
+import sys
+import tomllib
+from importlib import invalidate_caches, metadata
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 from fusionkit.errors import BadRequest
 from fusionkit.registry import KINDS, Registry, check_kind
@@ -94,6 +99,49 @@ def new(name: str, kind: str, folder: str | Path = ".") -> Path:
             file.write_text(text.rstrip() + "\n", encoding="utf-8")
         Path(beside, home.name).rename(home)
     return home
+
+
+def preview(home: str | Path) -> str:
+    """Let this process find the plugin of a package folder as if it were installed.
+
+    For trying things out, in a notebook for example: nothing is written to the environment, and
+    the sources stay live for whatever is imported after a change. Processes started from here find
+    it too.
+
+    Returns:
+        The name of the plugin.
+
+    Raises:
+        BadRequest: the folder is no plugin package.
+    """
+    home = Path(home).resolve()
+    try:
+        project = tomllib.loads((home / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        [(name, value)] = project["entry-points"]["fusionkit"].items()
+        distribution, version = project["name"], project["version"]
+    except (OSError, KeyError, ValueError) as error:
+        raise BadRequest(
+            f"{home} is no plugin package: its pyproject.toml needs a name, a version and one "
+            f"entry point in the group `fusionkit` ({type(error).__name__}: {error})."
+        ) from error
+    listed = Path(mkdtemp(prefix="fusionkit-preview-"))
+    atexit.register(shutil.rmtree, listed, ignore_errors=True)
+    info = listed / f"{distribution.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    requires = "".join(f"Requires-Dist: {line}\n" for line in project.get("dependencies", ()))
+    info.joinpath("METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n{requires}",
+        encoding="utf-8",
+    )
+    info.joinpath("entry_points.txt").write_text(
+        f"[fusionkit]\n{name} = {value}\n", encoding="utf-8"
+    )
+    places = [str(home), str(listed)]
+    sys.path[:0] = places
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([*places, *([before] if before else [])])
+    invalidate_caches()
+    return name
 
 
 def _title(name: str) -> str:

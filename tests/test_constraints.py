@@ -48,6 +48,6 @@ def test_the_conda_form_uses_the_pins_and_the_same_tools():
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     listed = re.findall(r"^ +- (.+)$", text, re.MULTILINE)
     assert "-c constraints.txt" in listed
-    [itself, *tools] = sorted(PROJECT["dependency-groups"]["dev"])
-    assert f"-e .{itself.removeprefix('fusionkit')}" in listed
-    assert {name(line) for line in tools} <= set(listed)
+    tools = {name(line) for line in PROJECT["dependency-groups"]["dev"]} - {"fusionkit"}
+    assert "-e .[hub]" in listed
+    assert tools <= set(listed)

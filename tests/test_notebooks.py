@@ -252,6 +252,7 @@ def test_nbval_runs_every_notebook(main_job, tmp_path):
         "ablation": SMALL | {"store": str(tmp_path / "a.zarr"), "guides": ["heatmap"]},
         "train": TRAIN_SMALL | {"store": str(tmp_path / "t.zarr")},
         "inspect": {"store": main_job[1]},
+        "plugin": {"steps": 4, "train_pairs": 8, "questions": 4},
         "evaluate": {"metrics": ["EN", "SSIM"], "table": str(tmp_path / "e.csv")},
     }
     for source in NOTEBOOKS.glob("*.ipynb"):

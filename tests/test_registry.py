@@ -56,12 +56,18 @@ def site(tmp_path, monkeypatch):
 
 
 def add_distribution(
-    folder: Path, distribution: str, points: dict[str, str], version="1.0", **sources: str
+    folder: Path,
+    distribution: str,
+    points: dict[str, str],
+    version="1.0",
+    requires: str = "",
+    **sources: str,
 ) -> None:
     info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        + (f"Requires-Dist: {requires}\n" if requires else "")
     )
     lines = "\n".join(f"{name} = {value}" for name, value in points.items())
     (info / "entry_points.txt").write_text(f"[fusionkit]\n{lines}\n")
@@ -299,6 +305,25 @@ def test_no_way_of_failing_on_import_stops_the_host(site, monkeypatch, source):
     assert "bad" in only(monkeypatch, "bad").broken
 
 
+def test_a_plugin_for_a_newer_host_is_not_loaded_and_says_what_it_needs(site, monkeypatch):
+    source = "raise AssertionError('imported')"
+    site("early", {"early": "early_plugin"}, requires="fusionkit>=99", early_plugin=source)
+    site("good", {"good": "good_plugin"}, requires="fusionkit>=0.1", good_plugin=GOOD)
+    registry = only(monkeypatch, "early", "good")
+    assert registry.names("modulation") == ["good-gate"]
+    assert "needs fusionkit>=99, and this is fusionkit 0.1" in str(registry.broken["early"])
+
+
+def test_a_slow_plugin_works_and_is_remarked_on(site, monkeypatch):
+    slow = "\n    import time\n    time.sleep(0.2)" + GOOD
+    site("slow", {"slow": "slow_plugin"}, slow_plugin=slow)
+    site("good", {"good": "good_plugin"}, good_plugin=GOOD.replace("good-gate", "other-gate"))
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.15)
+    registry = only(monkeypatch, "slow", "good")
+    assert registry.names("modulation") == ["good-gate", "other-gate"]
+    assert "import what is heavy inside the functions" in registry.warnings["slow"][0]
+
+
 def test_an_entry_point_may_name_an_object_inside_a_module(site, monkeypatch):
     source = """
         from fusionkit.hookspecs import hookimpl
@@ -313,11 +338,11 @@ def test_an_entry_point_may_name_an_object_inside_a_module(site, monkeypatch):
 
 
 def test_a_missing_name_of_a_broken_plugin_says_so(site, monkeypatch):
-    site("textif-x", {"textif": "textif_plugin"}, textif_plugin=BROKEN)
-    registry = only(monkeypatch, "textif")
+    site("sketch-x", {"sketch": "sketch_plugin"}, sketch_plugin=BROKEN)
+    registry = only(monkeypatch, "sketch")
     with pytest.raises(UnknownComponent) as caught:
-        registry.create("modulation", "textif-affine")
-    assert "looks like one of plugin 'textif'" in str(caught.value)
+        registry.create("modulation", "sketch-affine")
+    assert "looks like one of plugin 'sketch'" in str(caught.value)
     assert "No module named 'no_such_module_anywhere'" in str(caught.value)
 
 
