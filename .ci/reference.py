@@ -22,8 +22,8 @@ def hooks() -> str:
         "# Hooks",
         TOLD,
         inspect.cleandoc(hookspecs.__doc__),
-        "A plugin answers a hook with a function of the hook's name, marked "
-        "`@fusionkit.hookspecs.hookimpl`. `fusionkit new NAME --kind KIND` writes one to begin with.",
+        "A plugin answers a hook with a function of the hook's name, marked `@hookimpl` (from "
+        "`fusionkit.hookspecs`). `fusionkit new NAME --kind KIND` writes one to start from.",
     ]
     for kind, plural in KINDS.items():
         hook = f"fusionkit_{plural}"
