@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 import fusionkit as fk
 from fusionkit.color import luma
 from fusionkit.errors import BadRequest, MissingWeights
+from fusionkit.registry import Registry
 from fusionkit.testing import golden
 
 FOLDER = golden.folder("ldfusion", Path(__file__).parent / "golden")
@@ -49,10 +50,13 @@ def vgg():
 @pytest.fixture(scope="module")
 def clip():
     """The small CLIP of the recording: open_clip's class, seeded weights."""
-    from fusionkit_openclip.encoder import OpenClip
-
-    encoder = OpenClip(
-        config=INPUTS["tiny_clip"]["config"], pretrained=None, untrained=True, device="cpu"
+    encoder = Registry.from_environment().create(
+        "encoder",
+        "openclip",
+        config=INPUTS["tiny_clip"]["config"],
+        pretrained=None,
+        untrained=True,
+        device="cpu",
     )
     state = golden.seeded_state(MANIFEST["tiny_clip_tensors"])
     state = {key.removeprefix("clip."): value for key, value in state.items()}
