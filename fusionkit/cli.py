@@ -142,13 +142,18 @@ def plugins(kind: str | None, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False), help="Trained weights.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
-def fuse(ir: str, vi: str, output: str, **options: Any) -> None:
+@click.option(
+    "--set", "assignments", multiple=True, metavar="PATH=VALUE",
+    help="Override one value of the recipe, as in refine_options.max_steps=100; repeat for more.",
+)  # fmt: skip
+def fuse(ir: str, vi: str, output: str, assignments: tuple[str, ...], **options: Any) -> None:
     """Fuse the infrared picture IR with the visible picture VI; two folders fuse pair by pair.
 
     Any size; the colour of VI is kept.
     """
     from fusionkit.fusing import fuse_files
 
+    options["overrides"] = dict(_assignment(text) for text in assignments) or None
     fuse_files(ir, vi, output, progress=click.echo, **_given(**options))
 
 

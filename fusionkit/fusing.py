@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,7 @@ def fuse_files(
     text_features: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     device: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = print,
 ) -> list[Path]:
     """Fuse one pair of files, or every pair of two folders.
@@ -88,6 +90,7 @@ def fuse_files(
         text_features: features of the prompt made elsewhere, in its place; see
             :func:`read_text_features`.
         device: where to compute.
+        overrides: values of the recipe by dotted path.
         progress: is told each file written.
 
     Returns:
@@ -111,7 +114,7 @@ def fuse_files(
         targets = [output / f"{pairs[0].vi.stem}{SUFFIX}" if output.is_dir() else output]
     if recipe is None:
         recipe = DEFAULT if checkpoint is None else load_checkpoint(checkpoint)["recipe"]
-    method = load_method(recipe, checkpoint, device=device)
+    method = load_method(recipe, checkpoint, device=device, overrides=overrides)
     for pair, target in zip(pairs, targets, strict=True):
         written = None if said is not None else texts_beside(pair.ir, method.recipe.texts)
         fuse_file(method, pair.ir, pair.vi, target, written or said)

@@ -16,7 +16,7 @@ from fusionkit.data import CannotWrite, pad_to_multiple
 from fusionkit.errors import BadRequest, MissingWeights
 from fusionkit.guides import add_guides
 from fusionkit.recipe import Part, Recipe
-from fusionkit.registry import Registry
+from fusionkit.registry import Registry, check_options
 from fusionkit.text import TextBank
 
 FORMAT = "fusionkit-method-1"
@@ -50,6 +50,9 @@ class Method:
         if encoder is None and recipe.encoder is not None:
             recipe, encoder = settle_encoder(recipe, registry, self.device)
         self.recipe, self.registry, self.encoder = recipe, registry, encoder
+        if recipe.refine is not None:
+            given = dict.fromkeys(("method", "batch", "fused")) | recipe.refine_options
+            check_options(f"the refinement of recipe {recipe.name!r}", recipe.refine, given)
         self._captioner: Any = None
         self.missing_encoder: str | None = None
         """Why there is no encoder although the recipe has one."""
@@ -122,7 +125,7 @@ class Method:
             terms=fused.terms,
         )
         if self.recipe.refine is not None:
-            fused = self.recipe.refine(self, batch, fused)
+            fused = self.recipe.refine(self, batch, fused, **self.recipe.refine_options)
         return Fused(
             image=fused.image.to(home),
             maps={name: values.to(home) for name, values in fused.maps.items()},
@@ -344,6 +347,7 @@ def load_method(
     device: str = "auto",
     precision: str = "auto",
     registry: Registry | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Method:
     """A published or own method, ready to fuse.
 
@@ -351,13 +355,15 @@ def load_method(
         name: a recipe's name.
         checkpoint: a file that training wrote, the authors' released file where the recipe knows
             its form (see :func:`load_official`), or None for weights that come with the recipe.
+        overrides: values of the recipe by dotted path, over those of the checkpoint:
+            ``{"refine_options.max_steps": 100}``.
 
     Raises:
         MissingWeights: the recipe brings no weights and none were given.
         BadRequest: the file is no checkpoint, or of another recipe.
     """
     registry = registry or Registry.from_environment()
-    recipe = registry.create("recipe", name)
+    recipe = registry.create("recipe", name).with_overrides(overrides or {})
     where = devices.pick_device(device)
     dtype = devices.pick_precision(precision, where)
     if checkpoint is None:
@@ -380,6 +386,7 @@ def load_method(
             f"{checkpoint} describes a method that this fusionkit cannot build: "
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
         ) from None
+    recipe = recipe.with_overrides(overrides or {})
     method = Method(_for_fusing(recipe, registry), registry, device=where, dtype=dtype)
     method.load_state(state)
     return method

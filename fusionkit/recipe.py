@@ -123,6 +123,8 @@ class Recipe(_Data):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
     task_options: dict[str, Any] = {}
     """Options of the task's factory."""
+    refine_options: dict[str, Any] = {}
+    """Options of ``refine``, passed by keyword."""
     sentences: dict[str, Any] = {}
     """Sentences by role (one, or a list) that the losses and metrics of the method compare pictures
     with; handed to every loss and metric that takes ``sentences``."""
@@ -139,7 +141,8 @@ class Recipe(_Data):
     step: Callable[..., Any] | None = Field(default=None, exclude=True)
     """``(network, batch, losses) -> named terms``, for an objective that is no sum of losses."""
     refine: Callable[..., Any] | None = Field(default=None, exclude=True)
-    """``(method, batch, fused) -> Fused``: editing after fusion, per picture, at test time."""
+    """``(method, batch, fused, **refine_options) -> Fused``: editing after fusion, per picture, at
+    test time."""
     official: Callable[..., Any] | None = Field(default=None, exclude=True)
     """``(state_dict) -> module`` callable as the contract's table says, released weights in it. Its
     attribute ``network`` is the plugin's own network with these weights, which takes a Batch."""
@@ -189,7 +192,7 @@ class Recipe(_Data):
 
 CALLABLES = ("task", "reads", "step", "refine", "official", "rate")
 
-FREE = ("options", "weights", "task_options", "sentences")
+FREE = ("options", "weights", "task_options", "refine_options", "sentences")
 """Mappings whose keys belong to a component, so any key may be set; its factory checks it."""
 
 

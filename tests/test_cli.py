@@ -207,6 +207,9 @@ def test_fuse_hands_over_only_what_was_said(run, monkeypatch, tmp_path):
     )
     assert run("fuse", str(tmp_path), str(tmp_path), "-o", "out", "--text", "warm")[0] == 0
     assert calls == [((str(tmp_path), str(tmp_path), "out"), {"text": "warm"})]
+    given = ("--set", "refine_options.max_steps=3")
+    assert run("fuse", str(tmp_path), str(tmp_path), "-o", "out", *given)[0] == 0
+    assert calls[1][1] == {"overrides": {"refine_options.max_steps": 3}}
 
 
 def test_text_features_are_read_from_a_file(tmp_path):

@@ -523,6 +523,18 @@ def test_pictures_that_do_not_fit_are_refused_with_the_reason(
         method.fuse(ir, vi, text)
 
 
+def test_editing_after_fusion_gets_the_options_of_the_recipe_and_knows_its_own(recipe, registry):
+    def lift(method, batch, fused, *, by=0.0):
+        return Fused(image=torch.full_like(fused.image, by))
+
+    recipe = recipe.model_copy(update={"refine": lift})
+    lifted = recipe.with_overrides({"refine_options.by": 0.25})
+    image = methods.Method(lifted, registry).fuse(torch.rand(1, 1, 8, 8), torch.rand(1, 3, 8, 8))
+    assert (image == 0.25).all()
+    with pytest.raises(BadRequest, match=r"no option 'bye'\. Did you mean 'by'"):
+        methods.Method(recipe.with_overrides({"refine_options.bye": 1}), registry)
+
+
 class Reader(Dial):
     """Keeps the batches it was given."""
 
