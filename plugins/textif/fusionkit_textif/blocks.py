@@ -4,8 +4,8 @@ Names of modules and parameters are those of the released code, so that its stat
 is. What differs is how the same numbers are computed:
 
 * two linear layers with nothing between them are one: the feed-forward's 1x1 convolution and the
-  3x3 convolution after it (half the arithmetic of the whole network), and the attention over
-  channels together with the projection after it;
+  3x3 convolution after it (two fifths of the whole network's arithmetic are saved by that), and the
+  attention over channels together with the projection after it;
 * queries and keys are not normalised at full size, only their small product is;
 * under autocast only the blocks compute in the lower precision, and their residual sums stay in the
   parameters' own: the rest is a small part of the arithmetic and makes half of the error;
