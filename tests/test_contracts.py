@@ -21,6 +21,7 @@ NEED_FILES = (
     ("dataset", "vlf"),
     ("encoder", "stored-features"),
     ("dataset", "ems"),
+    ("dataset", "rfc"),
     ("guide", "folder-masks"),
 )
 
@@ -34,6 +35,7 @@ NEED_WEIGHTS = (
     ("guide", "grounding-dino-sam"),
     ("guide", "owlv2"),
     ("guide", "clipseg"),
+    ("guide", "rfc-regions"),
     ("encoder", "blip2"),
     ("captioner", "blip2"),
     ("captioner", "dense"),

@@ -37,28 +37,40 @@ class Band:
 class Convolution(nn.Conv2d):
     """3x3 convolution with zeros around the picture, of a whole map or of a band of one.
 
-    Several maps count as one with their channels side by side.
+    Several maps count as one with their channels side by side. One that is ``exact`` leaves
+    autocast.
     """
 
-    def __init__(self, channels: int, out: int, *, bias: bool = True) -> None:
+    def __init__(self, channels: int, out: int, *, bias: bool = True, exact: bool = False) -> None:
         super().__init__(channels, out, 3, padding=1, bias=bias)
+        self.exact = exact
 
     def forward(self, *maps: Tensor, band: Band | None = None) -> Tensor:
+        device = maps[0].device.type
+        if self.exact and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._convolve(maps, band)
+        return self._convolve(maps, band)
+
+    def _convolve(self, maps: Sequence[Tensor], band: Band | None) -> Tensor:
+        dtype = (
+            self.weight.dtype
+            if self.exact
+            else min((x.dtype for x in maps), key=lambda kind: kind.itemsize)
+        )
         if band is None or band.stop - band.start == band.height:
-            return super().forward(_beside(maps))
+            return conv2d(_beside(maps, dtype), self.weight, self.bias, padding=1)
         grown = band.grown()
-        x = _beside([grown.of(x) for x in maps])
+        x = _beside([grown.of(x) for x in maps], dtype)
         top, bottom = band.start == grown.start, band.stop == grown.stop
         # At an edge of the picture zeros stand on both sides, and the row at the other is dropped.
         x = conv2d(x, self.weight, self.bias, padding=(int(top or bottom), 1))
         return x[:, :, :-1] if top else x[:, :, 1:] if bottom else x
 
 
-def _beside(maps: Sequence[Tensor]) -> Tensor:
-    if len(maps) == 1:
-        return maps[0]
-    narrow = min((x.dtype for x in maps), key=lambda dtype: dtype.itemsize)
-    return torch.cat([x.to(narrow) for x in maps], 1)
+def _beside(maps: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    maps = [x.to(dtype) for x in maps]
+    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
 
 
 def by_bands(x: Tensor, channels: int, make: Callable[[Band], Tensor]) -> Tensor:

@@ -1,4 +1,8 @@
-"""``rfc-regions``: where an instruction points, in either picture, and features of the place."""
+"""``rfc-regions``: where an instruction points, in either picture, and features of the place.
+
+Source: "Robust Fusion Controller" (RFC), arXiv 2504.05795, its spatial condition; the answers are
+CLIPSeg's (T. Lüddecke and A. Ecker, CVPR 2022). The joint encoder in its place is ours.
+"""
 
 import warnings
 from collections.abc import Sequence

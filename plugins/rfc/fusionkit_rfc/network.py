@@ -90,15 +90,17 @@ class RFC(nn.Module):
             self.imagemoudle = DenseAffine(base, wide, fusions)
         else:
             self.points = nn.ModuleList(modulation(channels=wide) for _ in range(fusions))
-        self.irconv = Convolution(1, base)
-        self.viconv = Convolution(3, base)
+        # In bfloat16 the picture would be off by more than a grey level: the first layers and the
+        # last three, a seventh of the arithmetic, stay in single precision.
+        self.irconv = Convolution(1, base, exact=True)
+        self.viconv = Convolution(3, base, exact=True)
         for k in range(1, fusions + 1):
             self.add_module(f"CBA{k}", HybridAttention(wide, reduction))
         self.dconv1 = Convolution(wide, wide)
         for k in range(2, fusions + 2):
-            self.add_module(f"dconv{k}", Convolution(2 * wide, wide))
-        self.add_module(f"dconv{fusions + 2}", Convolution(wide, base))
-        self.add_module(f"dconv{fusions + 3}", Convolution(base, 3))
+            self.add_module(f"dconv{k}", Convolution(2 * wide, wide, exact=k > fusions))
+        self.add_module(f"dconv{fusions + 2}", Convolution(wide, base, exact=True))
+        self.add_module(f"dconv{fusions + 3}", Convolution(base, 3, exact=True))
 
     def forward(self, batch: Batch) -> Fused:
         image, maps = self.fuse(batch.visible, batch.infrared, batch.text, batch.guides)

@@ -83,7 +83,7 @@ def rfc_small() -> Recipe:
             "network.options": {"base": 16, "region": 8},
             "encoder": "tiny-clip",
             "offline_encoder": None,
-            "guides": [{"name": "rfc-regions", "options": {"model": None, "grid": 8}}],
+            "guides": [{"name": "rfc-regions", "options": {"model": None, "grid": 4}}],
             "standardise_text": True,
             "stages.0.accumulate": 1,
             "stages.0.milestones": (),

@@ -112,13 +112,14 @@ class Instructions:
             self.actions.append(COMPOSITE)
         if clean and not self.actions:
             raise BadRequest(f"no plugin offers a degradation for the actions {list(actions)}.")
+        self._mends = bool(clean)
         self._found: dict[tuple[int, str], Tensor] = {}
         self.prompts = self._prompts()
 
     def _prompts(self) -> tuple[str, ...]:
         """An instruction for each process phrase, and all that are given."""
         said = [""]
-        for action in self.actions:
+        for action in self.actions if self._mends else ():
             for form in range(len(ACTIONS[action])):
                 for degree in (None, *DEGREES):
                     for modality in (None, *MODALITIES):
