@@ -24,7 +24,7 @@ def control() -> Recipe:
                 steps=450,
                 batch_size=16,
                 crop=64,
-                learning_rate=2e-3,
+                learning_rate=1e-3,
                 warmup=0.03,
                 clip_norm=1.0,
                 weight_decay=0.01,
