@@ -10,11 +10,10 @@ picture, the C x C matrix of channel attention, is added up strip by strip. The 
 the rounding of sums alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.linalg import vector_norm
 from torch.nn.functional import conv2d, gelu, linear, pad
 
 STRIP = 10_240
@@ -66,8 +65,8 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.permute(0, 2, 3, 1)  # B H W C, how channels-last memory lies
-        batch, _, width, channels = pixels.shape
-        grams, norms, values = [], [], []
+        batch, channels = len(pixels), pixels.shape[-1]
+        grams, squares, values = [], [], []
         for strip, edges, _ in _strips(pixels):
             normed = self.norm(strip)
             query, key, value = (
@@ -78,9 +77,9 @@ class ChannelAttention(nn.Module):
             )
             wide = torch.promote_types(query.dtype, torch.float32)
             grams.append((query.mT @ key).to(wide))
-            norms.append(torch.stack([vector_norm(m, dim=1, dtype=wide) for m in (query, key)]))
+            squares.append(torch.stack([_squares(m).to(wide) for m in (query, key)]))
             values.append(value)
-        query_norm, key_norm = vector_norm(torch.stack(norms), dim=0).clamp_min(EPS)  # each B C
+        query_norm, key_norm = sum(squares).clamp_min(EPS**2).sqrt()  # each B C
         cosine = sum(grams) / (query_norm[:, :, None] * key_norm[:, None])
         size = channels // self.heads
         blocks = cosine.view(batch, self.heads, size, self.heads, size)
@@ -90,11 +89,11 @@ class ChannelAttention(nn.Module):
         out = self.out.weight.view(channels, self.heads, size)
         mixed = torch.einsum("ohi,bhij->bhjo", out.to(wide), attention).flatten(1, 2)  # B C C
         mixed = mixed.to(value.dtype)
-        parts = [
-            strip[:, inside] + (value @ mixed).view(batch, -1, width, channels)
+        parts = (
+            torch.baddbmm(strip[:, inside].flatten(1, 2), value, mixed)
             for (strip, _, inside), value in zip(_strips(pixels), values, strict=True)
-        ]
-        return _whole(parts)
+        )
+        return _whole(parts, pixels)
 
 
 class GatedFeedForward(nn.Module):
@@ -113,21 +112,25 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.permute(0, 2, 3, 1)
+        parts = (self._strip(*strip) for strip in _strips(pixels))
+        return _whole(parts, pixels)
+
+    def _strip(self, strip: Tensor, edges: tuple[bool, bool], inside: slice) -> Tensor:
+        """One strip ``(B, P, C)``."""
         hidden = self.out.in_features
         group = hidden if torch.is_grad_enabled() else min(hidden, GROUP)
         into, near, out = self.into.weight, self.depthwise.weight, self.out.weight
-        parts = []
-        for strip, edges, inside in _strips(pixels):
-            normed = self.norm(strip)
-            result = strip[:, inside]
-            for first in range(0, hidden, group):
-                opening = slice(first, first + group)
-                carrying = slice(hidden + first, hidden + first + group)
-                opened = gelu(_local(normed, into[opening], near[opening], edges))
-                carried = _local(normed, into[carrying], near[carrying], edges)
-                result = result + linear(opened * carried, out[:, opening])
-            parts.append(result)
-        return _whole(parts)
+        normed = self.norm(strip)
+        own = strip[:, inside]
+        result = own.reshape(-1, own.shape[-1])
+        for first in range(0, hidden, group):
+            opening = slice(first, first + group)
+            carrying = slice(hidden + first, hidden + first + group)
+            opened = gelu(_local(normed, into[opening], near[opening], edges))
+            carried = _local(normed, into[carrying], near[carrying], edges)
+            gated = (opened * carried).flatten(0, 2)
+            result = torch.addmm(result, gated, out[:, opening].T)
+        return result.view(len(own), -1, own.shape[-1])
 
 
 def _depthwise(channels: int) -> nn.Conv2d:
@@ -164,6 +167,20 @@ def _local(normed: Tensor, into: Tensor, near: Tensor, edges: tuple[bool, bool])
     return conv2d(image, near, padding=(rows, 1), groups=len(near)).permute(0, 2, 3, 1)
 
 
-def _whole(parts: list[Tensor]) -> Tensor:
-    """Strips ``(B, h, W, C)`` under each other, as a channels-last ``(B, C, H, W)``."""
-    return (torch.cat(parts, 1) if len(parts) > 1 else parts[0]).permute(0, 3, 1, 2)
+def _squares(rows: Tensor) -> Tensor:
+    """Sum of squares of each channel of ``(B, P, C)``, as the diagonal of a matrix product."""
+    return (rows.mT @ rows).diagonal(dim1=1, dim2=2)
+
+
+def _whole(parts: Iterable[Tensor], pixels: Tensor) -> Tensor:
+    """Strips ``(B, P, C)`` under each other, each while it is fresh, as a ``(B, C, H, W)``."""
+    whole, start = None, 0
+    for part in parts:
+        if whole is None and part[0].numel() == pixels[0].numel():
+            whole = part
+            break
+        if whole is None:
+            whole = part.new_empty(pixels.flatten(1, 2).shape)
+        whole[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return whole.view(pixels.shape).permute(0, 3, 1, 2)

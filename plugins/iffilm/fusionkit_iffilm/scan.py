@@ -20,6 +20,7 @@ all logits of a token, and softmax does not see it.)
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -33,8 +34,10 @@ GRID = (288, 384)
 """Rows and columns that every map is brought to."""
 WIDTH = 256
 """Values in a strip; also the width of the text inside the network."""
-CHUNK = 4_194_304
-"""Attention weights computed at once: 16 MB, which memory allocators hand out again."""
+CHUNK = 524_288
+"""Attention weights computed at once on a processor: 2 MB, a second-level cache."""
+LARGE_CHUNK = 67_108_864
+"""The same elsewhere, and with gradients: 256 MB."""
 
 
 class Scan(NamedTuple):
@@ -96,14 +99,27 @@ class ScanGate(nn.Module):
     def ask(self, strips: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         """Attention to each strip per head, mean over the tokens by weight: ``(B, heads, N)``."""
         query, key = self._query_key(strips, text)
-        tokens = max(1, CHUNK // (key.shape[2] * self.heads * len(key)))
-        parts = [
-            _attend(*chunk, key)
-            if not torch.is_grad_enabled() or tokens >= query.shape[2]
-            else checkpoint(_attend, *chunk, key, use_reentrant=False)
-            for chunk in zip(query.split(tokens, 2), weight.split(tokens, 1), strict=True)
+        shape, places = query.shape, key.shape[2]
+        if torch.is_grad_enabled():
+            attend = partial(checkpoint, _attend, use_reentrant=False)
+        else:
+            attend = _attend
+        small = query.device.type == "cpu" and not torch.is_grad_enabled()
+        most = (CHUNK if small else LARGE_CHUNK) // places
+        tokens = min(shape[2], max(1, most))
+        together = max(1, most // tokens)
+        query, key = query.flatten(0, 1), key.flatten(0, 1)
+        weight = weight.repeat_interleave(self.heads, 0)[:, None]  # B*heads 1 L
+        rows = [
+            sum(
+                attend(q, w, keys)
+                for q, w in zip(asked.split(tokens, 1), weights.split(tokens, 2), strict=True)
+            )
+            for asked, weights, keys in zip(
+                query.split(together), weight.split(together), key.split(together), strict=True
+            )
         ]
-        return sum(parts)
+        return torch.cat(rows).view(shape[0], shape[1], places)
 
     def per_token(self, feature: Tensor, text: Tensor) -> Tensor:
         """Attention of every token, mean over the heads: ``(B, L, N)``. For maps, not for speed."""
@@ -131,8 +147,9 @@ class ScanGate(nn.Module):
 
 
 def _attend(query: Tensor, weight: Tensor, key: Tensor) -> Tensor:
-    shares = (query @ key.mT).softmax(-1)  # B heads l N
-    return (weight[:, None, None].to(shares.dtype) @ shares)[:, :, 0]
+    """``(G, l, d)``, ``(G, 1, l)``, ``(G, N, d)`` -> weighted sum over the tokens, ``(G, 1, N)``."""
+    shares = (query @ key.mT).softmax(-1)
+    return weight.to(shares.dtype) @ shares
 
 
 def _by_head(weight: Tensor, heads: int) -> Tensor:
