@@ -147,7 +147,7 @@ class ScanGate(nn.Module):
 
 
 def _attend(query: Tensor, weight: Tensor, key: Tensor) -> Tensor:
-    """``(G, l, d)``, ``(G, 1, l)``, ``(G, N, d)`` -> weighted sum over the tokens, ``(G, 1, N)``."""
+    """``(G, l, d)``, ``(G, 1, l)``, ``(G, N, d)`` -> weighted sum over tokens, ``(G, 1, N)``."""
     shares = (query @ key.mT).softmax(-1)
     return weight.to(shares.dtype) @ shares
 
