@@ -11,18 +11,20 @@ each window holds a zero, where the entropy is infinitely steep.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fusionkit_standard.metrics.base import Score, middle
+from fusionkit_standard.metrics.base import Score, average
 from fusionkit_standard.metrics.gradient import sobel
 from fusionkit_standard.metrics.information import SMALLEST
 
 SIDE = 3
 PLACES = SIDE**2
+LEAST = 1e-30  # in place of 0, whose last bit would make a number that processors are slow with
 CHUNK = 1 << 12
 """Windows at a time on a CPU: what is computed of them stays in its cache."""
 
@@ -102,28 +104,55 @@ def _meyer_taps(count: int = 102) -> list[float]:
 
 
 @torch.no_grad()
-def feature_information(fused: Tensor, source: Tensor, weight: Tensor | None = None) -> Tensor:
+def feature_information(
+    fused: Tensor, sources: Sequence[Tensor], weight: Tensor | None = None
+) -> list[Tensor]:
     """Mean normalised information that windows of two feature maps share.
 
     Args:
-        fused, source: ``(B, H, W)`` feature maps, at least 3 x 3.
+        fused: ``(B, H, W)`` feature map, at least 3 x 3.
+        sources: As many maps of that shape as wanted.
         weight: A weight per place; a window has that of its middle.
 
     Returns:
-        ``(B,)``: 1 for equal maps.
+        One ``(B,)`` per source: 1 for equal maps.
     """
     height, width = fused.shape[-2] - SIDE + 1, fused.shape[-1] - SIDE + 1
-    shares = fused.new_empty(len(fused), height, width)
+    shares = fused.new_empty(len(sources), len(fused), height, width)
     rows = height if fused.is_cuda else max(1, CHUNK // width)
+    # glibc hands memory back to the system, to be cleared anew for the next chunk, until it has
+    # seen a large block freed. Without this line a third of the time is spent so.
+    torch.empty(1 << 24, dtype=torch.uint8, device=fused.device)
     for picture in range(len(fused)):
         for top in range(0, height, rows):
             here = slice(top, min(top + rows, height) + SIDE - 1)
-            p, q = (_windows(maps[picture, here]) for maps in (source, fused))
-            shares[picture, top : top + rows] = _shared(p, q).view(-1, width)
-    if weight is None:
-        return shares.mean((-2, -1))
-    weight = middle(weight, shares)
-    return (shares * weight).sum((-2, -1)) / weight.sum((-2, -1))
+            kept = _described(fused[picture, here])
+            for source, share in zip(sources, shares, strict=True):
+                found = _shared(_described(source[picture, here]), kept)
+                share[picture, top : top + rows] = found.view(-1, width)
+    return [average(share, weight) for share in shares]
+
+
+class _Windows(NamedTuple):
+    """Windows as they are and as distributions, ``(9, N)``; what is known of each, ``(N,)``."""
+
+    numbers: Tensor
+    p: Tensor
+    centred: Tensor
+    spread: Tensor
+    entropy: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def _described(band: Tensor) -> _Windows:
+    numbers = _windows(band)
+    p = _distribution(numbers)
+    centred = p - 1 / PLACES
+    place = torch.arange(PLACES, dtype=p.dtype, device=p.device)
+    mean, square = torch.stack((place, place.square())) @ p
+    spread, entropy = centred.square().sum(0), -_plogp(p).sum(0)
+    return _Windows(numbers, p, centred, spread, entropy, mean, square - mean.square())
 
 
 def _windows(band: Tensor) -> Tensor:
@@ -146,34 +175,31 @@ def _distribution(windows: Tensor) -> Tensor:
     return scaled / scaled.sum(0)
 
 
-def _shared(source: Tensor, fused: Tensor) -> Tensor:
-    """2 (H(p) + H(q) - H(p, q)) / (H(p) + H(q)) of windows ``(9, N)`` -> ``(N,)``."""
-    p, q = _distribution(source), _distribution(fused)
-    u, v = p - 1 / PLACES, q - 1 / PLACES
-    numerator = (u * v).sum(0)
-    spread = (u.square().sum(0) * v.square().sum(0)).sqrt()
+def _shared(source: _Windows, fused: _Windows) -> Tensor:
+    """2 (H(p) + H(q) - H(p, q)) / (H(p) + H(q)) of windows -> ``(N,)``."""
+    numerator = (source.centred * fused.centred).sum(0)
+    spread = (source.spread * fused.spread).sqrt()
     related = (numerator != 0) & (spread > 0)
     correlation = torch.where(related, numerator / torch.where(related, spread, 1.0), 0.0)
     # The lower bound is the upper one with the order of q turned round, and the order does not
     # matter to anything that follows.
-    q = torch.where(correlation < 0, q.flip(0), q)
+    against = correlation < 0
+    p, q = source.p, torch.where(against, fused.p.flip(0), fused.p)
+    mean_q = torch.where(against, PLACES - 1 - fused.mean, fused.mean)
     mass, at_p, at_q = _staircase(p.cumsum(0)[:-1], q.cumsum(0)[:-1])
-    place = torch.arange(1.0, PLACES + 1, dtype=p.dtype, device=p.device)[:, None]
-    mean_p, mean_q = (p * place).sum(0), (q * place).sum(0)
-    covariance = (mass * (at_p + 1) * (at_q + 1)).sum(0) - mean_p * mean_q
-    deviation = _variance(p, place) * _variance(q, place)
+    covariance = (mass * (at_p * at_q)).sum(0) - source.mean * mean_q
+    deviation = source.variance * fused.variance
     mixed = (correlation != 0) & (deviation > 0) & (covariance != 0)
     t = correlation.abs() * deviation.clamp_min(0).sqrt() / torch.where(mixed, covariance, 1.0)
     t = torch.where(mixed, t, 0.0)
     # The joint distribution is (1-t) p q, whose entropy is known, plus t times the staircase.
-    h_p, h_q = -_plogp(p).sum(0), -_plogp(q).sum(0)
+    both = source.entropy + fused.entropy
     base = p.gather(0, at_p).mul_(q.gather(0, at_q)).mul_(1 - t)
-    step = _plogp(base + t * mass).sum(0) - _plogp(base).sum(0)
-    h_joint = (1 - t) * (h_p + h_q) - _plogp(1 - t) - step
-    mutual = h_p + h_q - h_joint
+    step = _plogp(mass.mul_(t).add_(base)).sum(0) - _plogp(base).sum(0)
+    mutual = both - ((1 - t) * both - _plogp(1 - t) - step)
     # Three terms of order 1 cancel where nothing is shared.
-    value = torch.where(mutual.abs() < 1e-15, 0.0, 2 * mutual / (h_p + h_q))
-    return torch.where((source == fused).all(0), 1.0, value)
+    value = torch.where(mutual.abs() < 1e-15, 0.0, 2 * mutual / both)
+    return torch.where((source.numbers == fused.numbers).all(0), 1.0, value)
 
 
 def _staircase(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,16 +229,12 @@ def _staircase(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _marked(values: Tensor, bit: int) -> Tensor:
-    bits = values.contiguous().view(torch.int64)
+    bits = values.clamp_min(LEAST).view(torch.int64)
     return ((bits & -2) | bit).view(torch.float64)
 
 
 def _plogp(p: Tensor) -> Tensor:
     return p.abs().clamp_min_(SMALLEST).log_().mul_(p)
-
-
-def _variance(p: Tensor, place: Tensor) -> Tensor:
-    return (p * place.square()).sum(0) - (p * place).sum(0).square()
 
 
 class FeatureInformation(Score):
@@ -229,9 +251,8 @@ class FeatureInformation(Score):
     def score(
         self, fused: Tensor, ir: Tensor, vi: Tensor, *, weight: Tensor | None = None
     ) -> Tensor:
-        kept = self.feature(fused)
-        parts = [feature_information(kept, self.feature(s), weight) for s in (ir, vi)]
-        return sum(parts) / 2
+        maps = [self.feature(picture) for picture in (fused, ir, vi)]
+        return sum(feature_information(maps[0], maps[1:], weight)) / 2
 
 
 class FeatureInformationGradient(FeatureInformation):

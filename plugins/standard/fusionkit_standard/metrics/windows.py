@@ -22,7 +22,7 @@ def gaussian(size: int, sigma: float) -> list[float]:
 
 
 def slide(maps: Tensor, taps: Sequence[float], *, stride: int = 1) -> Tensor:
-    """Maps ``(..., H, W)`` weighted by the window at every place where it lies fully inside.
+    """Maps ``(N, ..., H, W)`` weighted by the window at every place where it lies fully inside.
 
     ``stride`` keeps every n-th row and column, beginning with the first.
     """
