@@ -6,8 +6,8 @@ from fusionkit_rfc.network import RFC
 from fusionkit_rfc.official import load_official
 from fusionkit_rfc.task import Instructions
 
-SAMPLES, EPOCHS, ACCUMULATED = 14_654, 60, 8
-PER_EPOCH = SAMPLES // ACCUMULATED
+SAMPLES, EPOCHS, PER_STEP = 14_654, 60, 8
+PER_EPOCH = SAMPLES // PER_STEP
 """Optimiser steps."""
 
 WEIGHTS = {
@@ -31,7 +31,9 @@ def rfc() -> Recipe:
     """The published protocol: 60 epochs over 14,654 samples, whole pictures, eight per step.
 
     Rates fall to .65 every 20 epochs. Heights were drawn from 480, 512, 544 and 576 with 1.4 times
-    the width; here these are factors of the pictures as they are read, so read them 528 high.
+    the width; here these are factors of the pictures as they are read, so read them 528 high. The
+    release passes the eight one by one (``stages.0.accumulate`` 8), which gives the same gradient
+    in an eighth of the memory.
     """
     return Recipe(
         name="rfc",
@@ -46,8 +48,7 @@ def rfc() -> Recipe:
         stages=(
             Stage(
                 steps=EPOCHS * PER_EPOCH,
-                batch_size=ACCUMULATED,
-                accumulate=ACCUMULATED,
+                batch_size=PER_STEP,
                 crop=None,
                 optimizer="adamw",
                 learning_rate=2e-4,
@@ -85,7 +86,6 @@ def rfc_small() -> Recipe:
             "offline_encoder": None,
             "guides": [{"name": "rfc-regions", "options": {"model": None, "grid": 4}}],
             "standardise_text": True,
-            "stages.0.accumulate": 1,
             "stages.0.milestones": (),
             "stages.0.schedule": "cosine",
             "steps": 600,

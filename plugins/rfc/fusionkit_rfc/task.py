@@ -146,7 +146,7 @@ class Instructions:
         if len(sizes := {tuple(row["visible"].shape[-2:]) for row in rows}) > 1:
             raise BadRequest(
                 f"whole pictures of several sizes, {sorted(sizes)}, cannot stand in one batch: set "
-                "the recipe's crop, or as many accumulated parts as samples."
+                "the recipe's crop, or stages.0.accumulate to the batch size."
             )
         stacked = {
             side: torch.stack([row[side] for row in rows])
