@@ -10,6 +10,8 @@ every patch keeps its own value:
     attention pool is treated so and becomes two 1x1 convolutions.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -105,7 +107,10 @@ class VitTower:
         self.states = _States(self.visual)
 
     def pooled(self, x: Tensor) -> Tensor:
-        return self.model.encode_image(x, normalize=False)
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return self.model.encode_image(x, normalize=False)
+        with _tokens_first(self.visual.transformer):
+            return self.model.encode_image(x, normalize=False)
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.dense == "none":
@@ -170,6 +175,28 @@ class ResNetTower:
         pool = self.visual.attnpool
         states = found["image_intermediates"][-1].movedim(1, -1)  # B C h w -> B h w C
         return pool.c_proj(pool.v_proj(states)).movedim(-1, 1)
+
+
+@contextmanager
+def _tokens_first(transformer: nn.Module) -> Iterator[None]:
+    """Tokens before pictures in memory, where the model lets one choose; the same numbers.
+
+    With pictures first, torch hands the attention's projection a view that is not contiguous, and a
+    frozen weight is then copied once per picture, forward and backward: of four pictures in
+    bfloat16 on a CPU, seven eighths of the time.
+    """
+    order = getattr(transformer, "batch_first", False)
+    parts = [transformer, *(getattr(block, "attn", None) for block in transformer.resblocks)]
+    if not order or not all(getattr(part, "batch_first", None) for part in parts):
+        yield
+        return
+    for part in parts:
+        part.batch_first = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.batch_first = True
 
 
 class _States(nn.Module):

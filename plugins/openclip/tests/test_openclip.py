@@ -225,6 +225,20 @@ def test_gradient_reaches_the_picture_and_no_parameter(encoder):
     assert (dense.abs().sum(1) > 0).float().mean() > 0.95  # the ends of the picture, too
 
 
+def test_the_order_in_memory_that_is_fast_with_a_gradient_changes_no_number(encoder):
+    image = pictures(3, 3, 32, 32)
+    plain = encoder.embed_image(image)
+    wanted = image.clone().requires_grad_()
+    found = encoder.embed_image(wanted)
+    torch.testing.assert_close(found, plain)
+    blocks = encoder.model.visual.transformer.resblocks
+    assert all(block.attn.batch_first for block in blocks)  # as it was, for patches
+    (gradient,) = torch.autograd.grad(found.square().sum(), wanted)
+    alone = [row.clone().requires_grad_() for row in image.split(1)]
+    total = sum(encoder.embed_image(row).square().sum() for row in alone)
+    torch.testing.assert_close(gradient, torch.cat(torch.autograd.grad(total, alone)))
+
+
 def test_squash_lets_the_pooled_feature_see_the_ends_of_the_picture(encoder):
     image = pictures(1, 3, 64, 128).requires_grad_()
     squash = untrained(preprocess={"resize_mode": "squash"})
