@@ -125,7 +125,8 @@ def system(
 
 
 def build(recipe: Recipe, registry: Registry, device: torch.device, dtype: torch.dtype) -> Method:
-    """The recipe with text features of the right width that mean nothing."""
+    """The recipe with text features of the right width that mean nothing, and without editing."""
+    recipe = recipe.model_copy(update={"refine": None})
     encoder = None
     if recipe.encoder is not None:
         width = TEXT_WIDTHS.get(recipe.encoder.name)
