@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-# Set before torch is imported, and inherited by kernels and other processes that tests start. The
-# tensors of tests are so small that more threads only wait for each other, and with a worker per
-# core (pytest-xdist) each core is taken.
-_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
-os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
+# Set before torch is imported, and inherited by workers, kernels and other processes that tests
+# start. pytest-xdist runs a worker per core, and two threads of torch that share a core with another
+# worker wait for each other: the main job's notebook then took fifteen times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

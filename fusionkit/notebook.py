@@ -213,6 +213,27 @@ class TrainParameters(DataParameters, MachineParameters):
     shown: Count = 6
 
 
+class InstructParameters(MachineParameters):
+    """``instruct.ipynb``: one picture under one instruction, edit by edit."""
+
+    recipe: Annotated[str, Component("recipe")] = "terf"
+    text: str = (
+        "keep the background as in the visible image, make the person on the left hotter "
+        "and remove the noise"
+    )
+    overrides: Options = {}
+    """Values of the recipe by dotted path, ``{"refine_options.max_steps": 100}``."""
+    checkpoint: str | None = None
+    """Weights; without, the recipe's reduced form is trained for ``steps`` steps."""
+    dataset: Annotated[str, Component("dataset")] = "scenes"
+    data_root: str | None = None
+    picture: Annotated[int, Field(ge=0)] = 6
+    """Which of the held-out pairs."""
+    image_size: Size | None = 128
+    train_pairs: Count = 48
+    steps: Count = 120
+
+
 class EvaluateParameters(Parameters):
     """``evaluate.ipynb``: score folders of fused pictures, from any program."""
 
@@ -250,6 +271,7 @@ class PluginParameters(Parameters):
 SCHEMAS: dict[str, type[Parameters]] = {
     "ablation": AblationParameters,
     "train": TrainParameters,
+    "instruct": InstructParameters,
     "evaluate": EvaluateParameters,
     "inspect": InspectParameters,
     "plugin": PluginParameters,

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SMALL = {"steps": 12, "train_pairs": 12, "test_pairs": 6, "questions": 6, "shown": 2}
 TRAIN_SMALL = {k: v for k, v in SMALL.items() if k != "steps"} | {"overrides": {"steps": 12}}
+INSTRUCT_SMALL = {"steps": 8, "train_pairs": 4, "overrides": {"refine_options.max_steps": 3}}
 
 pytestmark = pytest.mark.notebook
 
@@ -174,6 +175,22 @@ def test_evaluate_scores_folders_side_by_side_and_an_example_without_any(tmp_pat
     assert "scene-100003" in out.read_text(encoding="utf-8")
 
 
+def test_an_instruction_is_followed_edit_by_edit_and_kept(tmp_path):
+    path = str(tmp_path / "instruct.zarr")
+    out = run("instruct", tmp_path / "instruct.ipynb", store=path, **INSTRUCT_SMALL)
+    assert out.read_text(encoding="utf-8").count('"image/png"') == 3
+    tree = store.open_run(path)
+    assert tree.attrs["status"] == "complete"
+    (pair,) = store.kept_pairs(tree)
+    maps, edits = store.read_heatmaps(path, "regions", pair)
+    assert edits == [
+        "edit1.texture.background", "edit2.salient.person-on-the-left", "edit3.denoise.everything",
+    ]  # fmt: skip
+    assert (maps[2] == 1).all() and 0 < maps[1].mean() < maps[0].mean() < 1
+    plain, asked = (store.read_image(path, name, pair) for name in ("fused_plain", "fused"))
+    assert np.abs(plain - asked).max() > 0.02
+
+
 def test_a_typo_stops_the_run_with_the_nearest_name(tmp_path):
     ended = subprocess.run(
         command("ablation", tmp_path / "out.ipynb", modulaton="film"),
@@ -254,6 +271,7 @@ def test_nbval_runs_every_notebook(main_job, tmp_path):
         "inspect": {"store": main_job[1]},
         "plugin": {"steps": 4, "train_pairs": 8, "questions": 4},
         "evaluate": {"metrics": ["EN", "SSIM"], "table": str(tmp_path / "e.csv")},
+        "instruct": INSTRUCT_SMALL | {"store": str(tmp_path / "i.zarr")},
     }
     for source in NOTEBOOKS.glob("*.ipynb"):
         notebook = json.loads(source.read_text(encoding="utf-8"))

@@ -232,7 +232,7 @@ class Stream(nn.Module):
         size = tuple(feature.shape[-2:])
         first, second = self.merge.weight.chunk(2, 1)
         joined = conv2d(feature, first + second, self.merge.bias)
-        return self.merge_activation(joined + resize(conv2d(change, second), size))
+        return self.merge_activation(joined.add_(resize(conv2d(change, second), size)))
 
 
 class TwoScans(nn.Module):

@@ -86,8 +86,8 @@ class ScanGate(nn.Module):
 
     def forward(self, feature: Tensor, text: Tensor, weight: Tensor) -> Scan:
         size = tuple(feature.shape[-2:])
-        on_grid = pointwise_and_resize(self.into, feature, self.grid).contiguous()  # rows of pixels
-        strips = on_grid.view(len(feature), -1, WIDTH)  # B N 256
+        on_grid = pointwise_and_resize(self.into, feature, self.grid)
+        strips = on_grid.reshape(len(feature), -1, WIDTH)  # B N 256, a scan channel by channel
         attention = self.ask(strips, text, weight)
         gate = self.answer(strips, attention)
         pattern = lay_out(gate, self.grid).to(on_grid.dtype)
@@ -123,8 +123,8 @@ class ScanGate(nn.Module):
 
     def per_token(self, feature: Tensor, text: Tensor) -> Tensor:
         """Attention of every token, mean over the heads: ``(B, L, N)``. For maps, not for speed."""
-        on_grid = pointwise_and_resize(self.into, feature, self.grid).contiguous()
-        query, key = self._query_key(on_grid.view(len(feature), -1, WIDTH), text)
+        on_grid = pointwise_and_resize(self.into, feature, self.grid)
+        query, key = self._query_key(on_grid.reshape(len(feature), -1, WIDTH), text)
         rows = [(q @ key.mT).softmax(-1).mean(1) for q in query.split(16, 2)]
         return torch.cat(rows, 1)
 

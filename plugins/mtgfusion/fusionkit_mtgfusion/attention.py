@@ -6,13 +6,15 @@ the square of the number of pixels. ``windowed`` and ``pooled`` are for everyday
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+PIECE = 1 << 18
+"""Numbers of the tokens that go through a layer together on a CPU."""
 TILE, TOGETHER = 256, 8
 """Queries and keys of a tile, and how many heads are computed together: 2 MB of scores."""
 HEAD = 8
@@ -208,4 +210,22 @@ class TokenBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.msr(self.norm1(x))
-        return x + self.ffn(self.norm2(x))
+        return in_pieces(lambda part: part + self.ffn(self.norm2(part)), x)
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """A function of single tokens ``(B, n, ..., C)``, applied to n in pieces that fit into a cache.
+
+    What is wide in between is then never as large as the picture. With gradients, which keep it
+    all anyway, in one piece.
+    """
+    step = max(1, PIECE * tokens.shape[1] // tokens.numel())
+    if torch.is_grad_enabled() or step >= tokens.shape[1] or tokens.device.type != "cpu":
+        return function(tokens)
+    first, *rest = tokens.split(step, 1)
+    first = function(first)
+    result = first.new_empty(tokens.shape[:-1] + first.shape[-1:])
+    result[:, :step] = first
+    for number, part in enumerate(rest, 1):
+        result[:, number * step : (number + 1) * step] = function(part)
+    return result

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionkit_mtgfusion.attention import attend
+from fusionkit_mtgfusion.attention import attend, in_pieces
 from fusionkit_mtgfusion.cube import (
     TextCube,
     TextMap,
@@ -229,9 +229,13 @@ class TwoWayBlock(nn.Module):
         text = text + self.ff_text_1(self.norm_text_ff_1(text))
 
         key, value = self.k_proj_vis_2(text), self.v_proj_vis_2(text)
-        query = self.q_proj_vis_2(self.norm_vis_2(pixels))
-        pixels = pixels + self.attn_out_vis_2(attend(query, key, value, self.heads, mask))
-        return pixels + self.ff_vis_2(self.norm_vis_ff_2(pixels))
+
+        def ask(part: Tensor) -> Tensor:
+            query = self.q_proj_vis_2(self.norm_vis_2(part))
+            part = part + self.attn_out_vis_2(attend(query, key, value, self.heads, mask))
+            return part + self.ff_vis_2(self.norm_vis_ff_2(part))
+
+        return in_pieces(ask, pixels)
 
 
 class SpecificGuidance(nn.Module):

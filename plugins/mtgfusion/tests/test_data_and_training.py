@@ -151,7 +151,7 @@ def test_a_reduced_training_of_both_stages_learns():
     recipe = REGISTRY.create("recipe", "mtgfusion-small")
     network = {"channels": 16, "window": 8, "specific": {"cross_blocks": 1}}
     stages = [
-        s.model_copy(update={"steps": n, "crop": 24})
+        s.model_copy(update={"steps": n, "crop": 24, "learning_rate": 2e-3, "warmup": 0.0})
         for s, n in zip(recipe.stages, (24, 8), strict=True)
     ]
     recipe = recipe.model_copy(

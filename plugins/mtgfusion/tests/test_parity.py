@@ -8,11 +8,12 @@ import torch
 from fusionkit_mtgfusion.cube import reorder
 from fusionkit_mtgfusion.guidance import CommonGuidance, SpecificGuidance, Words
 from fusionkit_mtgfusion.losses import text_distance
-from fusionkit_mtgfusion.network import load_official
+from fusionkit_mtgfusion.network import ROLES, load_official
 from fusionkit_mtgfusion.transform import domain_transform
 
 import fusionkit as fk
-from fusionkit.errors import BadRequest
+from fusionkit.batch import TextFeatures
+from fusionkit.errors import BadRequest, MissingWeights
 from fusionkit.testing import golden
 
 BESIDE = Path(__file__).with_name("golden")
@@ -167,7 +168,11 @@ def test_the_losses_equal_the_release():
     assert float(second) == pytest.approx(expected["stage2_total"], rel=1e-5, abs=1e-6)
 
 
-def test_official_weights_are_read_with_their_keys_and_wrappers(state, tmp_path):
+def test_official_weights_are_read_with_their_keys_and_wrappers(state, tmp_path, monkeypatch):
+    def absent(*_):
+        raise MissingWeights("the encoder's weights are not here.")
+
+    monkeypatch.setattr("fusionkit.methods.settle_encoder", absent)
     assert (
         sum(v.numel() for k, v in state.items() if "running" not in k and "num_" not in k)
         == (MANIFEST["parameters_excluding_buffers"])
@@ -181,7 +186,14 @@ def test_official_weights_are_read_with_their_keys_and_wrappers(state, tmp_path)
     method = fk.load_method("mtgfusion", file, device="cpu", precision="float32")
     given = inputs(case)
     assert method.network.state_dict().keys() == state.keys()
-    fused = method.fuse(given["ir"], given["vis"].expand(-1, 3, -1, -1))
+    pictures = given["ir"], given["vis"].expand(-1, 3, -1, -1)
+    with pytest.raises(MissingWeights, match="the encoder's weights are not here"):
+        method.fuse(*pictures, "a text")
+    fused = method.fuse(*pictures)  # no text needs no encoder
+    texts = {
+        role: TextFeatures(given[f"text_{role}"][:, 0], given[f"text_{role}"]) for role in ROLES
+    }
+    assert not torch.equal(method.fuse(*pictures, texts), fused)
     assert fused.shape == (*given["ir"].shape[:1], 3, *given["ir"].shape[2:])
 
 

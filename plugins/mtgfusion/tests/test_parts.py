@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from fusionkit_mtgfusion import attention as attention_module
 from fusionkit_mtgfusion import cube, transform
-from fusionkit_mtgfusion.attention import AttentionOptions, PixelAttention, attend
+from fusionkit_mtgfusion.attention import AttentionOptions, PixelAttention, TokenBlock, attend
 from fusionkit_mtgfusion.cube import TextMap, reorder, reorder_rank_one, spread
 from fusionkit_mtgfusion.extractors import Coupling
+from fusionkit_mtgfusion.guidance import TwoWayBlock
 from fusionkit_mtgfusion.transform import (
     cosine_distance,
     domain_transform,
@@ -195,6 +197,19 @@ def test_tiles_of_scores_give_torch_s_attention(size):
     expected = attend(size * q, k.requires_grad_(), v, 2).detach()
     with torch.no_grad():
         torch.testing.assert_close(attend(size * q, k, v, 2), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_pass_in_pieces_alike(monkeypatch):
+    torch.manual_seed(7)
+    x, text = torch.randn(2, 11, 9, 16), torch.randn(2, 3, 16)
+    token = TokenBlock(16, attention=AttentionOptions("full"))
+    pixel = TwoWayBlock(16)
+    with torch.no_grad():
+        whole = token(x), pixel(x.flatten(1, 2), text)
+        monkeypatch.setattr(attention_module, "PIECE", 700)
+        parts = token(x), pixel(x.flatten(1, 2), text)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_pooled_keys_cover_the_picture():
