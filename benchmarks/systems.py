@@ -31,8 +31,16 @@ from fusionkit.recipe import Recipe
 from fusionkit.registry import Registry
 from fusionkit.testing.inputs import TinyEncoder, tiny_pairs
 
-TEXT_WIDTHS = {"clip-vit-b-32": 512, "clip-vit-b-16": 512, "clip-vit-l-14": 768, "tiny-clip": 64}
+TEXT_WIDTHS = {
+    "clip-vit-b-32": 512,
+    "clip-vit-b-16": 512,
+    "clip-vit-l-14": 768,
+    "tiny-clip": 64,
+    "paragraphs": 768,
+}
 """Width of the text features by encoder; another one is built and asked."""
+TOKENS = {"iffilm": 256}
+"""Length of the text by network, where it is long in the authors' figures."""
 AUTHORS = {
     "textfusion": {"256x256": 0.74, "480x640": 3.61},
     "iffilm": {"256x256": 2.83, "480x640": 16.4},
@@ -146,7 +154,7 @@ def pair(size: str, method: Method) -> Batch:
     batch = Batch(
         visible=torch.rand(1, 3, height, width),
         infrared=torch.rand(1, 1, height, width),
-        prompts=("highlight the person",),
+        prompts=("word " * TOKENS.get(method.recipe.network.name, 3),),
     )
     return method.with_text(batch).to(method.device)
 
