@@ -98,7 +98,7 @@ def edit(
         one = _only(batch, index)
         picture = fused.image[index : index + 1]
         wanted = _known(prompt, commands[prompt])
-        masks = regions(one, picture, wanted)
+        masks = regions(one, picture, wanted, commands[prompt])
         steps: list[Done] = []
         for asked, mask in zip(wanted, masks, strict=True):
             if not mask.any():

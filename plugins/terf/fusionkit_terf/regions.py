@@ -30,7 +30,7 @@ class Regions:
 
     The guide is asked for each noun by itself; of its maps the pixels count that reach half the
     peak. "On the left" picks, of the pieces found, the one farthest left, and with a plural all in
-    that half. The background is everything but the things that the other edits of the command
+    that half. The background is everything but the things that the other clauses of the command
     name, or but persons and vehicles. A map of the batch's own guides that is called like the noun
     goes before the guide.
 
@@ -59,13 +59,16 @@ class Regions:
         self.offline_guide, self.look_at = offline_guide, look_at
         self._built: Guide | None = None
 
-    def __call__(self, batch: Batch, fused: Tensor, edits: Sequence[Edit]) -> list[Tensor]:
+    def __call__(
+        self, batch: Batch, fused: Tensor, edits: Sequence[Edit], command: Sequence[Edit]
+    ) -> list[Tensor]:
         """A mask ``(1, 1, H, W)`` of zeros and ones for each edit of one pair.
 
         Args:
             batch: the pair.
             fused: ``(1, 3, H, W)`` as fused.
-            edits: of one command.
+            edits: those that do something.
+            command: all that was asked for; what a clause wants left alone is no background.
         """
         named = [
             thing for edit in edits for thing in parts_of(edit.region).things if thing != BACKGROUND
@@ -79,7 +82,7 @@ class Regions:
         masks = []
         for thing in things:
             if thing == BACKGROUND:
-                masks.append(1 - self._all(batch, fused, named))
+                masks.append(_half(fused, place) * (1 - self._all(batch, fused, named)))
             else:
                 found = self._find(batch, fused, thing)
                 masks.append(placed(found, place, plural=_plural(thing)) if place else found)

@@ -377,6 +377,7 @@ def test_a_command_is_read_as_region_and_effect(command, region, effect):
 @pytest.mark.parametrize(
     ("command", "edits"),
     [
+        ("keep the car as it is, blur the background", [("car", "none"), ("background", "blur")]),
         (
             EXAMPLE,
             [("background", "texture"), ("person on the left", "salient"), ("", "denoise")],
@@ -515,9 +516,10 @@ def test_each_effect_acts_in_its_region_alone(trained):
 def test_the_background_is_what_the_other_edits_do_not_name(trained):
     method, mask = trained[0].method, boxes((5, 5, 14), size=(40, 40))
     batch = tiny_batch(1, 40).replace(guides={"person": mask})
-    maps = method(batch.replace(prompts=("blur the background, darken the person",))).maps
-    background = maps["edit1.blur.background.mask"]
-    assert (background[mask == 1] == 0).all() and background[mask == 0].max() == 1
+    for other in ("darken the person", "keep the person as it is"):
+        maps = method(batch.replace(prompts=(f"blur the background, {other}",))).maps
+        background = maps["edit1.blur.background.mask"]
+        assert (background[mask == 1] == 0).all() and background[mask == 0].max() == 1
 
 
 def test_the_release_let_some_effects_leave_their_region(trained):
