@@ -636,6 +636,10 @@ def test_unfit_masks_are_refused(batch):
         weighted("sd", torch.ones(3, 1, 10, 10), *batch)
     with pytest.raises(BadRequest, match="negative"):
         weighted("sd", -torch.ones_like(batch[0]), *batch)
+    registry = Registry.from_environment()
+    assert registry.accepts("metric", "sd_region", "colour")
+    with pytest.raises(BadRequest, match="quantise"):
+        registry.create("metric", "sd_region", quantize=False)
     with pytest.raises(BadRequest, match="'mask'"):
         METRICS["sd_region"]()(*batch)
     with pytest.raises(BadRequest, match="'fmi_dct'"):

@@ -6,6 +6,7 @@ make edges of its own. Local windows therefore reach across the border of a regi
 by the weight of its middle.
 """
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -93,5 +94,6 @@ def _of(score: type[Score]) -> type[Regional]:
     for fact in ("higher_is_better", "range", "unit", "source"):
         setattr(Weighted, fact, getattr(score, fact))
     Weighted.name = f"{score.name}_region"
+    Weighted.__signature__ = inspect.signature(score)
     Weighted.needs = (*score.needs, "mask")
     return Weighted

@@ -145,7 +145,9 @@ def wavelet_fidelity(
         if weight is not None:
             here = weight[:, :: 2**level, :: 2**level][:, 1:rows:VECTOR, 1:columns:VECTOR][inside]
         for i in range(count):
-            reference = torch.where(constant[i][:, None, None], _noise(bands[0]), bands[i + 1])
+            reference = bands[i + 1]
+            if constant[i].any():
+                reference = torch.where(constant[i][:, None, None], _noise(reference), reference)
             gain, noise = (m[inside] for m in _channel(reference, bands[0], side))
             strength, variances = _vectors(reference)
             signal = strength[inside][:, None] * variances[..., None, None]
