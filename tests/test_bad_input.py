@@ -309,7 +309,7 @@ class Trap:
         (["controll"], ["Did you mean 'control'?"]),
         (["control", "--dataset", "scene"], ["Did you mean 'scenes'"]),
         (["control", "--encoder", "tiny-clop"], ["Did you mean 'tiny-clip'?"]),
-        (["control", "--modulation", "fim"], ["Did you mean 'film'?"]),
+        (["control", "--modulation", "fim"], ["Did you mean 'film'"]),
         (["control", "--network", "compcat"], ["Did you mean 'compact'?"]),
         (["control", "--set", 'metrics=["Qabff"]'], ["'Qabf'"]),
         (["control", "--set", 'losses=["pixel-l2"]'], ["Did you mean 'pixel-l1'?"]),

@@ -1,6 +1,5 @@
 """What every contract shares."""
 
-import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
@@ -19,16 +18,6 @@ class Contract:
     def test_says_what_it_is(self):
         described = type(self._any())
         assert described.__doc__ and described.__doc__.strip(), f"{described} has no docstring"
-
-    def test_says_whose_idea_it_is(self):
-        thing = self._any()
-        described = type(thing)
-        texts = [described.__doc__, getattr(sys.modules.get(described.__module__), "__doc__", "")]
-        named = any(getattr(thing, fact, "") for fact in ("source", "paper"))
-        assert named or any("ource:" in (text or "") for text in texts), (
-            f"say in the docstring of {described.__name__}, or of its module, whose idea it is: "
-            "`Source: authors, title, venue, equation`, or `Source: ours`"
-        )
 
     def _any(self) -> Any:
         return self.build()

@@ -169,7 +169,14 @@ def test_descriptions_are_understood_by_name_and_synonym():
 def test_the_words_get_through_on_a_short_budget(registry, scenes):
     """Ten seconds of training: far from the full result, and as far from chance."""
     recipe = registry.create("recipe", "control").with_overrides(
-        {"steps": 60, "batch_size": 16, "stages.0.crop": 48, "task_options.repair_share": 1.0}
+        {
+            "steps": 60,
+            "batch_size": 16,
+            "stages.0.crop": 48,
+            "learning_rate": 2e-3,
+            "network.options.widths": [32, 64, 96],
+            "task_options.repair_share": 1.0,
+        }
     )
     trained = training.train(recipe, scenes, registry=registry, device="cpu", encoder=TinyEncoder())
     task = training.build_task(trained.method, scenes, {"crop": None})

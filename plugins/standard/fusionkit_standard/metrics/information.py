@@ -42,7 +42,7 @@ def _frequencies(cells: Tensor, bins: int, weight: Tensor | None) -> Tensor:
 def _entropy_of(frequencies: Tensor) -> Tensor:
     """Entropy in nats of ``(B, bins)``."""
     # Several times as fast as entr, which takes logarithms one by one.
-    return -(frequencies * frequencies.clamp_min(SMALLEST).log()).sum(1)
+    return 0.0 - (frequencies * frequencies.clamp_min(SMALLEST).log()).sum(1)  # and never -0
 
 
 def _cells(levels: Tensor) -> Tensor:
