@@ -13,7 +13,7 @@ from fusionkit_ldfusion.language import (
 )
 from fusionkit_ldfusion.metrics import DetailEnergy, DirectionInfrared, DirectionVisible
 from fusionkit_ldfusion.perceptual import FILE, VggMax
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from fusionkit.batch import Batch, Fused, ImageFeatures, TextFeatures
 from fusionkit.errors import BadRequest, MissingWeights
@@ -21,11 +21,14 @@ from fusionkit.testing import LossContract, TinyEncoder
 
 
 class Axes:
-    """A joint space of two numbers: brightness of the left and of the right half of a picture."""
+    """A joint space: brightness of the left half, of the right half, and a constant.
 
-    text_dim = 2
+    The constant keeps the unit vectors off one circle, on which a move knows two directions only.
+    """
+
+    text_dim = 3
     image_size = 16
-    words = {"dark": (0.1, 0.1), "left": (1.0, 0.1), "right": (0.1, 1.0)}
+    words = {"dark": (0.1, 0.1, 0.5), "left": (1.0, 0.1, 0.5), "right": (0.1, 1.0, 0.5)}
 
     def __init__(self):
         self.pictures = 0
@@ -36,7 +39,8 @@ class Axes:
     def encode_image(self, image):
         self.pictures += len(image)
         left, right = image.mean(1).chunk(2, -1)
-        pooled = torch.stack([left.mean((1, 2)), right.mean((1, 2))], 1) + 0.1
+        halves = torch.stack([left.mean((1, 2)), right.mean((1, 2))], 1) + 0.1
+        pooled = pad(halves, (0, 1), value=0.5)
         return ImageFeatures(pooled=pooled, patches=pooled[..., None, None])
 
 
@@ -108,13 +112,13 @@ def test_changed_sentences_change_the_loss_and_unknown_roles_are_named():
 def test_a_source_of_several_sentences_is_their_mean_and_objectives_are_drawn():
     words = {"visible": ["left", "right"], "infrared": "dark", "fused": ["left", "right"]}
     language = Language(Axes(), words)
-    torch.testing.assert_close(language.kind("visible"), torch.tensor([[0.55, 0.55]]))
+    torch.testing.assert_close(language.kind("visible"), torch.tensor([[0.55, 0.55, 0.5]]))
     torch.manual_seed(0)
     drawn = language.objective(200)
     share = (drawn[:, 0] > 0.5).float().mean().item()
     assert 0.35 < share < 0.65
     assert {tuple(row) for row in drawn.tolist()} == {
-        tuple(row) for row in torch.tensor([[1.0, 0.1], [0.1, 1.0]]).tolist()
+        tuple(row) for row in torch.tensor([[1.0, 0.1, 0.5], [0.1, 1.0, 0.5]]).tolist()
     }
 
 
@@ -261,7 +265,7 @@ def test_the_heat_map_is_high_where_the_fused_picture_moved_as_the_sentence_says
     words, met = maps["objective"]
     assert words == ("right",) and met.shape == (1, 1, 32, 96)
     assert met.min() >= 0 and met.max() <= 1
-    assert met[..., 2].mean() > 0.8 > 0.3 > met[..., -2].mean()
+    assert met[..., 2].mean() > 0.8 > 0.5 > met[..., -2].mean()
     _, counted = maps["objective-counted"]
     assert counted.shape == (1, 1, 32, 96) and counted.max() == 0  # flat sources: nothing counts
 
