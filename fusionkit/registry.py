@@ -8,6 +8,8 @@ silently winning. A registry is made by whoever needs one and passed on; there i
 import inspect
 import logging
 import os
+import re
+import sys
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -50,6 +52,7 @@ HOOKS = {f"fusionkit_{plural}": kind for kind, plural in KINDS.items()}
 SLOW_SECONDS = 5.0
 """A plugin that takes longer to load is remarked on."""
 
+_SOURCE = re.compile(r"Sources?:\s*(.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL)
 _log = logging.getLogger("fusionkit")
 _said: set[str] = set()
 """Lines this process has logged: a run makes several registries, each fault is told once."""
@@ -75,14 +78,15 @@ class Entry:
 
     @property
     def paper(self) -> str:
-        """Where it was published: ``paper`` or ``source`` of the factory, or of the recipe."""
-        holder: object = self.factory
-        if self.kind == "recipe" and not getattr(holder, "paper", None):
+        """Whose idea it is: see :func:`attribution`; a recipe and a preset say it themselves."""
+        said = ""
+        if self.kind in ("recipe", "preset") and not getattr(self.factory, "paper", None):
             try:
-                holder = self.factory()
+                built = self.factory()
             except Exception:  # a listing describes; whoever builds the recipe meets the error
                 return ""
-        return _words(getattr(holder, "paper", None) or getattr(holder, "source", None))
+            said = _words(getattr(built, "paper", None) or getattr(built, "source", None))
+        return said or attribution(self.factory)
 
     @property
     def needs(self) -> str:
@@ -548,6 +552,23 @@ def _signature(plugin: str, distribution: str, version: str) -> str:
     """A plugin with where it came from, for messages."""
     origin = f"{distribution} {version}".strip()
     return f"{plugin} ({origin})" if origin else plugin
+
+
+def attribution(described: Callable[..., Any]) -> str:
+    """Whose idea something is, in one line; empty where nothing says so.
+
+    The attribute ``paper`` or ``source`` of a class or function; else the paragraph that begins
+    with ``Source:`` in its docstring, or in that of its module.
+    """
+    stated = getattr(described, "paper", None) or getattr(described, "source", None)
+    if isinstance(stated, str | list | tuple):
+        return _words(stated)
+    module = sys.modules.get(getattr(described, "__module__", ""))
+    for place in (described, module):
+        found = _SOURCE.search(inspect.getdoc(place) or "")
+        if found:
+            return " ".join(found[1].split()).rstrip(".")
+    return ""
 
 
 def _words(value: object) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fusionkit.registry import attribution
+
 
 class Contract:
     """What all kinds share."""
@@ -18,6 +20,14 @@ class Contract:
     def test_says_what_it_is(self):
         described = type(self._any())
         assert described.__doc__ and described.__doc__.strip(), f"{described} has no docstring"
+
+    def test_says_whose_idea_it_is(self):
+        thing = self._any()
+        described = type(thing)
+        assert getattr(thing, "source", None) or attribution(described), (
+            f"say in the docstring of {described.__name__}, or of its module, whose idea it is: "
+            "a paragraph `Source: authors, title, venue, equation`, or `Source: ours.`"
+        )
 
     def _any(self) -> Any:
         return self.build()

@@ -1,4 +1,7 @@
-"""Tiny synthetic inputs: pairs, text, whole batches, and an encoder that knows nothing."""
+"""Tiny synthetic inputs: pairs, text, whole batches, and an encoder that knows nothing.
+
+Source: ours.
+"""
 
 import zlib
 from collections.abc import Mapping

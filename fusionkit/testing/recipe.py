@@ -11,6 +11,8 @@ from fusionkit.testing.contract import Contract
 class RecipeContract(Contract):
     """``factory()`` returns a :class:`~fusionkit.recipe.Recipe` whose parts can be had."""
 
+    test_says_whose_idea_it_is = None  # `paper` does, and is empty for one's own
+
     @pytest.fixture
     def offered(self) -> Registry:
         """Where the parts come from."""

@@ -15,8 +15,6 @@ class Component:
 
     Args:
         dark, bright: mean grey levels below and above which a picture is called so.
-
-    Source: see the module.
     """
 
     def __init__(self, *, dark: float = 0.3, bright: float = 0.7) -> None:

@@ -19,8 +19,6 @@ class Component(FolderPairs):
         count: at most so many pairs, the first ones.
         size: None for pictures as they are, a number for the shorter side, or (height, width).
         seed: not used; folders have a fixed order.
-
-    Source: see the module.
     """
 
     layout = "thermal/*.png and rgb/*.png of equal names"

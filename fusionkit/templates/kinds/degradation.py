@@ -13,8 +13,6 @@ class Component:
     r"""Vignetting: :math:`x\,(1 - 0.8\, s\, \rho^2)` at distance rho from the middle.
 
     rho is 1 in the corners, s the severity. Nothing is drawn at random.
-
-    Source: see the module.
     """
 
     name = "component-name"

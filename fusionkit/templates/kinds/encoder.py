@@ -19,8 +19,6 @@ class Component:
 
     Args:
         text_dim: D, the width of the features.
-
-    Source: see the module.
     """
 
     def __init__(self, *, text_dim: int = 64) -> None:

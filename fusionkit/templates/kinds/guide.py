@@ -14,8 +14,6 @@ class Component:
 
     Args:
         radius: half the side of the surroundings in pixels.
-
-    Source: see the module.
     """
 
     maps = ("component-name",)

@@ -15,8 +15,6 @@ class Component(nn.Module):
     .. math:: \overline{\max(0,\; \max(Y_v, Y_r) - Y_f)}
 
     with the luma Y of the visible, the infrared and the fused picture.
-
-    Source: see the module.
     """
 
     def forward(self, batch: Batch, fused: Fused) -> dict[str, Tensor]:

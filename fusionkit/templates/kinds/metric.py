@@ -17,8 +17,6 @@ class Component:
     .. math:: Q_{0.95}(Y_f) - Q_{0.05}(Y_f)
 
     with quantiles Q of the luma of the fused picture; 0 for a constant picture.
-
-    Source: see the module.
     """
 
     name = "component-name"

@@ -25,8 +25,6 @@ class Component(nn.Module):
 
     Shape:
         - visible v, infrared r, result: ``(B, C, H, W)``; text.pooled t: ``(B, D)``
-
-    Source: see the module.
     """
 
     starts_as_sum = True

@@ -21,8 +21,6 @@ class Component(nn.Module):
 
     Shape:
         - visible ``(B, 3, H, W)``, infrared ``(B, 1, H, W)`` -> ``(B, 3, H, W)``, any size
-
-    Source: see the module.
     """
 
     modulation_points = ("merge",)

@@ -1,4 +1,8 @@
-"""A chat model as writer, at any endpoint that speaks the chat-completions protocol."""
+"""A chat model as writer, at any endpoint that speaks the chat-completions protocol.
+
+Source: Z. Zhao et al., "Image Fusion via Vision-Language Model", ICML 2024, for
+what it is asked to write.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""``folder-masks``: masks made before, by any program or by hand, read from a folder."""
+"""``folder-masks``: masks made before, by any program or by hand, read from a folder.
+
+Source: ours.
+"""
 
 import os
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 r"""The network of IF-FILM: two streams, three text-guided blocks, one decoder.
 
-Z. Zhao et al., "Image Fusion via Vision-Language Model", ICML 2024, figure 2. The layers follow the
-released code: three blocks, a decoder of three Restormer blocks, grey pictures in and out.
+Source: Z. Zhao et al., "Image Fusion via Vision-Language Model", ICML 2024, figure 2. The layers
+follow the released code: three blocks, a decoder of three Restormer blocks, grey pictures in and out.
 """
 
 import warnings

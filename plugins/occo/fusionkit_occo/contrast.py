@@ -42,7 +42,8 @@ class ObjectContrast(nn.Module):
 
     Needs ``batch.guides["mask_visible"]`` and ``["mask_infrared"]``, and four pictures at least.
 
-    Source: the released code of OCCO; floors under the denominators are ours.
+    Source: OCCO, IJCV 2025 (arXiv 2503.18635), released code; floors under the
+    denominators are ours.
 
     Args:
         weights, offline: of :class:`~fusionkit_occo.vgg.Vgg19`.

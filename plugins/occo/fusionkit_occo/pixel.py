@@ -23,7 +23,8 @@ class PixelTerms(nn.Module):
       visible picture, absolute where the infrared one is brighter;
     * ``gradient``: :math:`\overline{|\max(|S V|, |S I|) - |S F||}` for both Sobel directions.
 
-    The paper's recipe weights them 1, 10, 1. Source: the released code of OCCO.
+    The paper's recipe weights them 1, 10, 1. Source:
+    OCCO, IJCV 2025 (arXiv 2503.18635), released code.
     """
 
     def forward(self, batch: Batch, fused: Fused) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ def regions(mask_visible: Tensor, mask_infrared: Tensor) -> dict[str, Tensor]:
     ``visible`` and ``infrared``: objects that this picture alone shows; ``shared``: objects in
     both; ``background``: everything else.
 
-    Source: the released code of OCCO.
+    Source: OCCO, IJCV 2025 (arXiv 2503.18635), released code.
     """
     shared = mask_visible * mask_infrared
     visible, infrared = mask_visible - shared, mask_infrared - shared

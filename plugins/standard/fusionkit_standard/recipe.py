@@ -1,4 +1,7 @@
-"""The default method: the compact network that obeys requests to highlight or to repair."""
+"""The default method: the compact network that obeys requests to highlight or to repair.
+
+Source: ours.
+"""
 
 from fusionkit.recipe import Recipe, Stage
 from fusionkit_standard.control import ControlTask

@@ -1,6 +1,6 @@
 """TeRF's training terms, and those by which an effect leans the network towards one source.
 
-Source: the loss files of the released code.
+Source: TeRF, ACM MM 2024, doi 10.1145/3664647.3680971; the loss files of the released code.
 """
 
 import torch

@@ -3,8 +3,9 @@
 V and I are the clean visible and infrared pictures (``batch.targets``, else the inputs), F is the
 network's output. Every function here gives one value per picture, ``(B,)``.
 
-Source: the released code (``scripts/losses.py``), its present head and, as variant ``legacy``, the
-state before the consistency term was taken out, which is probably nearer to the paper.
+Source: Yi et al., Text-IF, CVPR 2024; the released code (``scripts/losses.py``), its present head
+and, as variant ``legacy``, the state before the consistency term was taken out, which is probably
+nearer to the paper.
 """
 
 import math
