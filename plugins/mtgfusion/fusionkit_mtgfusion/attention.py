@@ -74,41 +74,54 @@ class PixelAttention(nn.Module):
         self.multi_scale_conv = nn.Conv1d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = (self.query_proj, self.key_proj, self.value_proj)
-        weight = torch.cat([p.weight for p in parts])
-        bias = torch.cat([p.bias for p in parts])
-        qkv = F.linear(x, weight, bias)
         kind, size = self.attention.at(*x.shape[1:3]), self.attention.size
         if kind == "windowed":
-            found = self._windowed(qkv, size)
+            found = self._windowed(x, size)
         elif kind == "pooled":
-            query, rest = qkv.tensor_split([x.shape[-1]], -1)
+            query, rest = self._asked(x).tensor_split([x.shape[-1]], -1)
             small = F.avg_pool2d(
                 rest.permute(0, 3, 1, 2), size, ceil_mode=True, count_include_pad=False
             )
             key, value = small.flatten(2).mT.chunk(2, -1)
             found = attend(query.flatten(1, 2), key, value, self.heads).view(x.shape)
         else:
-            found = attend(*qkv.flatten(1, 2).chunk(3, -1), self.heads).view(x.shape)
+            found = attend(*self._asked(x).flatten(1, 2).chunk(3, -1), self.heads).view(x.shape)
         return self.out_proj(self._mix(found))
 
-    def _windowed(self, qkv: Tensor, size: int) -> Tensor:
-        batch, height, width, channels = qkv.shape
-        found = qkv.new_empty(batch, height, width, channels // 3)
+    def _asked(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side, ``(..., 3C)``."""
+        parts = (self.query_proj, self.key_proj, self.value_proj)
+        weight = torch.cat([p.weight for p in parts])
+        return F.linear(x, weight, torch.cat([p.bias for p in parts]))
+
+    def _windowed(self, x: Tensor, size: int) -> Tensor:
+        """Attention within windows; on a CPU without gradients one row of windows at a time.
+
+        Queries, keys and values of a whole picture would be its largest maps, and fetching memory
+        for them took as long as the arithmetic.
+        """
         shift = size // 2 if self.shifted else 0
-        for top, tall, down in _windows(height, size, shift):
-            for left, wide, across in _windows(width, size, shift):
-                area = (
-                    slice(None),
-                    slice(top, top + tall * down),
-                    slice(left, left + wide * across),
-                )
-                part = qkv[area].reshape(batch, down, tall, across, wide, channels)
-                part = part.transpose(2, 3).reshape(-1, tall * wide, channels)
-                part = attend(*part.chunk(3, -1), self.heads)
-                part = part.view(batch, down, across, tall, wide, -1).transpose(2, 3)
-                found[area] = part.reshape(batch, down * tall, across * wide, -1)
-        return found
+        apart = x.device.type == "cpu" and not torch.is_grad_enabled()
+        found = []
+        for top, tall, down in _windows(x.shape[1], size, shift):
+            area = x[:, top : top + tall * down]
+            for rows in area.split(tall, 1) if apart else [area]:
+                found.append(self._row_of_windows(rows, tall, size, shift))
+        return torch.cat(found, 1)
+
+    def _row_of_windows(self, x: Tensor, tall: int, size: int, shift: int) -> Tensor:
+        """One or several rows of windows of that height."""
+        batch, height, width, channels = x.shape
+        down, found = height // tall, []
+        qkv = self._asked(x)
+        for left, wide, across in _windows(width, size, shift):
+            part = qkv[:, :, left : left + wide * across]
+            part = part.reshape(batch, down, tall, across, wide, 3 * channels)
+            part = part.transpose(2, 3).reshape(-1, tall * wide, 3 * channels)
+            part = attend(*part.chunk(3, -1), self.heads)
+            part = part.view(batch, down, across, tall, wide, channels).transpose(2, 3)
+            found.append(part.reshape(batch, height, across * wide, channels))
+        return torch.cat(found, 2)
 
     def _mix(self, x: Tensor) -> Tensor:
         """x plus its depthwise convolution along the sequence of pixels."""

@@ -1,10 +1,36 @@
 """Extractors and reconstructor: what one picture shows, what both share, and the way back."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusionkit_mtgfusion.attention import AttentionOptions, TokenBlock
+
+STRIP = 1 << 20
+"""Numbers of the widest map of a strip."""
+
+
+def in_strips(function: Callable[[Tensor], Tensor], x: Tensor, reach: int, channels: int) -> Tensor:
+    """Zero-padded convolutions of ``(B, C, H, W)`` in strips of rows, the same values.
+
+    What is as wide as ``channels`` in between is then never as large as the picture. With gradients
+    or on another device in one piece.
+
+    Args:
+        function: keeps height and width, and looks ``reach`` rows up and down.
+    """
+    height, width = x.shape[-2:]
+    rows = max(8 * reach, STRIP // (channels * width * len(x)))
+    if torch.is_grad_enabled() or x.device.type != "cpu" or rows >= height:
+        return function(x)
+    strips = []
+    for top in range(0, height, rows):
+        above = min(reach, top)
+        strip = function(x[:, :, top - above : top + rows + reach])
+        strips.append(strip[:, :, above : above + rows])
+    return torch.cat(strips, 2)
 
 
 class Coupling(nn.Module):
@@ -19,7 +45,7 @@ class Coupling(nn.Module):
 
     def __init__(self, *, swapped: bool, hidden: int = 64) -> None:
         super().__init__()
-        self.swapped = swapped
+        self.swapped, self.hidden = swapped, hidden
         self.net = nn.Sequential(
             nn.Conv2d(1, hidden, 3, padding=1),
             nn.ReLU(),
@@ -44,7 +70,7 @@ class Coupling(nn.Module):
         return torch.cat((second, first) if self.swapped else (first, second), 1)
 
     def _scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = self.net(kept).float().chunk(2, 1)
+        s, t = in_strips(self.net, kept, reach=2, channels=self.hidden).float().chunk(2, 1)
         return 0.64 * s.tanh(), t
 
 

@@ -29,7 +29,7 @@ from fusionkit_mtgfusion.transform import domain_transform, gate_distances
 VARIANTS = ("released", "described")
 AXIS = 64
 """Length of an axis of text before it is stretched to a height or width."""
-PIXELS = 1 << 16
+PIXELS = 1 << 13
 """Pixels that go through a wide per-pixel network at once."""
 
 
@@ -400,6 +400,8 @@ def _scalar_network(hidden: int = 256) -> nn.Sequential:
 
 
 def _per_pixel(network: nn.Module, values: Tensor) -> Tensor:
-    """A network of single numbers, applied to ``(B, H, W)`` in pieces."""
+    """A network of single numbers, applied to ``(B, H, W)``, on a CPU in pieces."""
     flat = values.reshape(-1, 1)
+    if torch.is_grad_enabled() or flat.device.type != "cpu":
+        return network(flat).view(values.shape)
     return torch.cat([network(piece) for piece in flat.split(PIXELS)]).view(values.shape)

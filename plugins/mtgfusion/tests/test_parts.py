@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fusionkit_mtgfusion import attention as attention_module
-from fusionkit_mtgfusion import cube, transform
+from fusionkit_mtgfusion import cube, extractors, transform
 from fusionkit_mtgfusion.attention import AttentionOptions, PixelAttention, TokenBlock, attend
 from fusionkit_mtgfusion.cube import TextMap, reorder, reorder_rank_one, spread
 from fusionkit_mtgfusion.extractors import Coupling
@@ -188,6 +188,28 @@ def test_windows_see_themselves_alone_at_any_size(shifted):
     changed = (module(x) - module(other)).abs().amax(-1)[0] > 1e-6
     edge = 2 if shifted else 4
     assert changed[:edge, :edge].all() and changed.sum() == edge**2
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("size", [(11, 9), (8, 12), (3, 2)])
+def test_without_gradients_windows_come_row_by_row_with_the_same_values(size, shifted):
+    module, x = attention("windowed", 4, shifted), torch.randn(2, *size, 16)
+    together = module(x.requires_grad_()).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), together, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [1, 16, 17, 37, 48])
+def test_without_gradients_a_coupling_goes_by_strips_with_the_same_values(height, monkeypatch):
+    monkeypatch.setattr(extractors, "STRIP", 1)  # strips of sixteen rows
+    block, x = awake(Coupling(swapped=False)), torch.randn(2, 2, height, 5)
+    rows, net = [], block.net.forward
+    monkeypatch.setattr(block.net, "forward", lambda z: rows.append(z.shape[2]) or net(z))
+    together = block(x)
+    with torch.no_grad():
+        for found, expected in zip(block(x), together, strict=True):
+            torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-5)
+    assert rows[0] == height and max(rows[1:]) <= 20
 
 
 @pytest.mark.parametrize("size", [1, 40])
