@@ -36,6 +36,8 @@ from fusionkit.training import Trained, build_losses, build_task, check_recipe, 
 
 QUESTION_SEED = 20_240
 """Seed of the held-out questions: the same for every arm and every seed of training."""
+LONG, SHORT = 1000, {"steps": 40, "batch_size": 4}
+"""More steps than ``LONG`` are a protocol for a GPU; what of it a CPU does unasked."""
 
 
 class Bench:
@@ -149,7 +151,7 @@ class Bench:
     def training(cls, p: Any) -> "Bench":
         """The single arm that the parameters of ``train.ipynb`` describe."""
         registry = Registry.from_environment()
-        recipe = registry.create("recipe", p.recipe).with_overrides(p.overrides)
+        recipe = bounded(registry.create("recipe", p.recipe), p)
         return cls._of(p, {recipe.name: recipe}, registry, "train", f"{recipe.name}-{p.dataset}")
 
     @classmethod
@@ -571,6 +573,45 @@ def arms_of(
         for name in dict.fromkeys((baseline, modulation)):
             changes = {"modulation": name, "guides": inputs}
             if inputs:
+def bounded(recipe: Recipe, p: Any) -> Recipe:
+    """A recipe with the overrides, steps and batch size that ``train.ipynb`` was given.
+
+    Where no number of steps was given, a published protocol of thousands is not begun on a CPU,
+    where it would take days: each stage then has 40 steps of four samples at most. That is said at
+    once, and stands as the recipe's remark with every result.
+    """
+    protocol = recipe.with_overrides(p.overrides)
+    given = {name: getattr(p, name) for name in SHORT if getattr(p, name) is not None}
+    recipe = protocol.with_overrides(given)
+    named = any(path == "stages" or path.rsplit(".", 1)[-1] == "steps" for path in p.overrides)
+    long = sum(stage.steps for stage in recipe.stages) > LONG
+    if p.steps is not None or named or not long or devices.pick_device(p.device).type != "cpu":
+        return recipe
+    stages = [
+        stage.model_copy(
+            update={
+                "steps": min(stage.steps, SHORT["steps"]),
+                "batch_size": p.batch_size or min(stage.batch_size, SHORT["batch_size"]),
+                "accumulate": stage.accumulate if p.batch_size else 1,
+            }
+        )
+        for stage in recipe.stages
+    ]
+    numbers = [
+        ", ".join(f"{stage.steps} x {stage.batch_size}" for stage in these)
+        for these in (stages, protocol.stages)
+    ]
+    remark = (
+        f"On a CPU {recipe.name!r} was trained for {numbers[0]} samples in place of its "
+        f"protocol's {numbers[1]}: that shows that it runs, not what it can do. Steps that are "
+        "given (steps=...) are taken as they are."
+    )
+    print(f"bounded   {remark}", flush=True)
+    return recipe.model_copy(
+        update={"stages": tuple(stages), "remark": f"{recipe.remark} {remark}".strip()}
+    )
+
+
                 changes["network.options.guides"] = maps
             arms["+".join([name, *inputs])] = recipe.with_overrides(changes)
     return arms

@@ -206,6 +206,11 @@ class TrainParameters(DataParameters, MachineParameters):
     """Numbers of the recipe by dotted path, ``{"stages.0.steps": 50}``; JSON text is read."""
     checkpoint: str | None = None
     """A file to start from."""
+    steps: Count | None = None
+    """Optimiser steps of each stage; None is the recipe's number, but on a CPU a short one in the
+    place of a protocol of thousands, see :func:`fusionkit.bench.bounded`."""
+    batch_size: Count | None = None
+    """Samples of a step; None likewise."""
     metrics: Annotated[Many, Component("metric")] = []
     """Scores of plain fusion; none named means the recipe's."""
     seeds: Seeds = [0]

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
-from fusionkit.bench import control_table, verdict
+from fusionkit.bench import bounded, control_table, verdict
+from fusionkit.notebook import TrainParameters
+from fusionkit.recipe import Part, Recipe, Stage
 
 
 def tree(**arms):
@@ -67,3 +70,40 @@ def test_a_run_that_was_asked_nothing_has_an_empty_table():
 @pytest.mark.parametrize("seeds", [[0], [0, 1]])
 def test_the_number_of_seeds_is_free(seeds):
     assert "controls" in verdict(tree(none=scenes(0.5), film=scenes(0.95)), "none", "film", seeds)
+
+
+def protocol(**first):
+    stages = Stage(**{"steps": 30_000, "batch_size": 8} | first), Stage(steps=20, batch_size=2)
+    return Recipe(name="mine", network=Part(name="any"), stages=stages, remark="Ours.")
+
+
+def numbers(recipe):
+    return [(stage.steps, stage.batch_size) for stage in recipe.stages]
+
+
+def test_a_long_protocol_is_cut_on_a_cpu_and_says_so(capsys):
+    short = bounded(protocol(accumulate=8), TrainParameters(device="cpu"))
+    assert numbers(short) == [(40, 4), (20, 2)]
+    assert "40 x 4, 20 x 2 samples in place of its protocol's 30000 x 8, 20 x 2" in short.remark
+    assert short.remark.startswith("Ours.") and short.remark[5:] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"steps": 5}, [(5, 8), (5, 2)]),
+        ({"steps": 5, "batch_size": 3}, [(5, 3), (5, 3)]),
+        ({"batch_size": 3}, [(40, 3), (20, 3)]),
+        ({"overrides": {"steps": 40_000}}, [(40_000, 8), (40_000, 2)]),
+        ({"overrides": {"stages.1.steps": 7}}, [(30_000, 8), (7, 2)]),
+        ({"overrides": {"steps": 9}, "steps": 6}, [(6, 8), (6, 2)]),
+    ],
+)
+def test_steps_that_are_given_are_taken_as_they_are(given, expected):
+    assert numbers(bounded(protocol(), TrainParameters(device="cpu", **given))) == expected
+
+
+def test_a_short_protocol_or_another_device_keeps_its_numbers(monkeypatch):
+    assert bounded(protocol(steps=450), TrainParameters(device="cpu")) == protocol(steps=450)
+    monkeypatch.setattr("fusionkit.devices.pick_device", lambda name: torch.device("cuda"))
+    assert bounded(protocol(), TrainParameters()) == protocol()
