@@ -573,6 +573,11 @@ def arms_of(
         for name in dict.fromkeys((baseline, modulation)):
             changes = {"modulation": name, "guides": inputs}
             if inputs:
+                changes["network.options.guides"] = maps
+            arms["+".join([name, *inputs])] = recipe.with_overrides(changes)
+    return arms
+
+
 def bounded(recipe: Recipe, p: Any) -> Recipe:
     """A recipe with the overrides, steps and batch size that ``train.ipynb`` was given.
 
@@ -610,11 +615,6 @@ def bounded(recipe: Recipe, p: Any) -> Recipe:
     return recipe.model_copy(
         update={"stages": tuple(stages), "remark": f"{recipe.remark} {remark}".strip()}
     )
-
-
-                changes["network.options.guides"] = maps
-            arms["+".join([name, *inputs])] = recipe.with_overrides(changes)
-    return arms
 
 
 def components(
