@@ -300,18 +300,14 @@ class Bench:
         if self.run.has_control(arm, seed) or not self.questions:
             return
         found = control.measure(self.trained[arm, seed], self.questions)
-        scenes = max(len(values) for values in found.values())
+        asked = control.scenes(self.questions)
+        scenes = list(dict.fromkeys(name for names in asked.values() for name in names))
         self.run.declare_control(list(self.arms), self.seeds, scenes)
-        self.run.put_control(
-            arm,
-            seed,
-            {
-                name: np.pad(
-                    values.double().numpy(), (0, scenes - len(values)), constant_values=np.nan
-                )
-                for name, values in found.items()
-            },
-        )
+        rows = {}
+        for name, values in found.items():
+            rows[name] = np.full(len(scenes), np.nan)
+            rows[name][[scenes.index(scene) for scene in asked[name]]] = values.double().numpy()
+        self.run.put_control(arm, seed, rows)
 
     def score(self) -> pd.DataFrame:
         """Metrics of plain fusion over every held-out pair, for the first and the last arm."""
@@ -468,8 +464,7 @@ class Bench:
 
     def checkpoint(self, arm: str, seed: int) -> Path:
         """Where the weights of one arm and seed are kept: beside the store."""
-        local = self.run.path if "://" not in self.run.path else f"runs/{Path(self.run.path).name}"
-        return Path(f"{local}.checkpoints") / f"{arm}-seed{seed}.pt"
+        return store.checkpoint_folder(self.run.path) / f"{arm}-seed{seed}.pt"
 
     @cached_property
     def _remarks(self) -> list[str]:

@@ -182,6 +182,28 @@ def measure(fuse: Callable[[Batch], Fused], questions: Iterable[Question]) -> di
     return {name: torch.cat(values) for name, values in found.items()}
 
 
+def scenes(questions: Iterable[Question]) -> dict[str, list[str]]:
+    """Names of the scenes behind the values of :func:`measure`, by measure.
+
+    A scene is called as its pair; asked a second time about another thing, ``<pair>#2``. Questions
+    without names are numbered.
+    """
+    kinds: dict[str, list[str]] = {"highlight": [], "repair": []}
+    for question in questions:
+        names = question.first.names
+        here = kinds[question.kind]
+        here += names or map(str, range(len(here), len(here) + len(question.first)))
+    for names in kinds.values():
+        count: dict[str, int] = {}
+        for i, name in enumerate(names):
+            count[name] = count.get(name, 0) + 1
+            names[i] = name if count[name] == 1 else f"{name}#{count[name]}"
+    repair = ("repair_gain_db", "repair_net_db")
+    return {
+        name: kinds["repair" if name in repair else "highlight"] for name in [*MEASURES, "raised"]
+    }
+
+
 def order(names: Sequence[str]) -> list[str]:
     """Measure names in the order of the table."""
     known = [*MEASURES, "raised"]

@@ -83,6 +83,8 @@ def robust_limits(values: np.ndarray, percent: float = 1.0) -> tuple[float, floa
     finite = finite[np.isfinite(finite)]
     if not finite.size:
         return 0.0, 1.0
+    if not percent:
+        return float(finite.min()), float(finite.max())
     low, high = np.percentile(finite, [percent, 100 - percent])
     return float(low), float(high)
 
@@ -117,14 +119,67 @@ def difference(first: np.ndarray, second: np.ndarray, gain: float | None = None)
     """
     change = np.asarray(first, dtype=np.float32) - np.asarray(second, dtype=np.float32)
     if gain is None:
-        largest = np.nanpercentile(np.abs(change), 99.5)
-        gain = 0.5 / max(float(largest), 1e-3)
+        gain = stretch(first, second)
     return rgb(0.5 + gain * change)
+
+
+def stretch(first: np.ndarray, second: np.ndarray) -> float:
+    """The gain of :func:`difference` that brings the largest changes to full scale."""
+    change = np.asarray(first, dtype=np.float32) - np.asarray(second, dtype=np.float32)
+    largest = np.nanpercentile(np.abs(change), 99.5)
+    return 0.5 / max(float(largest), 1e-3)
 
 
 def response_order(maps: np.ndarray) -> np.ndarray:
     """Channels of ``(channel, y, x)`` by mean absolute value, strongest first."""
     return np.argsort(-np.nanmean(np.abs(np.asarray(maps, dtype=np.float32)), axis=(1, 2)))
+
+
+def mean_map(maps: np.ndarray) -> np.ndarray:
+    """Mean over the channels of ``(channel, y, x)``, ``(y, x)``; NaN only where all are."""
+    return np.asarray(maps, dtype=np.float32).mean(axis=0)
+
+
+def principal_colors(maps: np.ndarray) -> np.ndarray:
+    """The three main directions of a layer ``(channel, y, x)`` as red, green, blue: ``(y, x, 3)``.
+
+    Positions with alike features get alike colours. Principal components over the positions, each
+    from its 1st to its 99th percentile; where a layer has fewer directions, the rest is mid-grey.
+    A component's sign is arbitrary: its largest weight is made positive.
+    """
+    maps = np.asarray(maps, dtype=np.float32)
+    channels, height, width = maps.shape
+    flat = np.nan_to_num(maps.reshape(channels, -1))
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    # Some ten thousand positions tell the directions as well as all of them.
+    some = flat[:, :: max(1, flat.shape[1] // 10_000)]
+    values, vectors = np.linalg.eigh((some @ some.T).astype(np.float64))
+    drawn = np.full((height, width, 3), 0.5, dtype=np.float32)
+    for band, index in enumerate(np.argsort(-values)[:3]):
+        direction = vectors[:, index]
+        if values[index] <= 1e-6 * values[-1] or values[index] <= 0:
+            break
+        direction = direction * np.sign(direction[np.argmax(np.abs(direction))])
+        component = (direction.astype(np.float32) @ flat).reshape(height, width)
+        low, high = robust_limits(component[:: max(1, height // 128), :: max(1, width // 128)])
+        drawn[..., band] = np.clip((component - low) / max(high - low, 1e-12), 0, 1)
+    return drawn
+
+
+def cropped(picture: np.ndarray, window: Sequence[float]) -> np.ndarray:
+    """The part of ``(y, x, ...)`` within ``window``: left, top, right, bottom as shares of 1."""
+    height, width = picture.shape[:2]
+    left, top, right, bottom = window
+    rows = slice(max(0, int(top * height)), max(1, math.ceil(bottom * height)))
+    return picture[rows, max(0, int(left * width)) : max(1, math.ceil(right * width))]
+
+
+def mosaic(tiles: Sequence[np.ndarray]) -> np.ndarray:
+    """Tiles ``(y, x, 3)`` of one size as one picture, row by row, about as many down as across."""
+    across = math.ceil(math.sqrt(len(tiles)))
+    padded = [*tiles, *[np.ones_like(tiles[0])] * (-len(tiles) % across)]
+    rows = [np.concatenate(padded[i : i + across], axis=1) for i in range(0, len(padded), across)]
+    return np.concatenate(rows, axis=0)
 
 
 # --- drawing -------------------------------------------------------------------------------------

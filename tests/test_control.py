@@ -116,3 +116,14 @@ def test_measure_runs_both_prompts_and_keeps_every_scene(scene):
     assert found["named_right"].tolist() == [1.0, 1.0]
     assert found["repair_net_db"].shape == (1,)
     assert "raised" not in found
+
+
+def test_a_measured_scene_is_called_as_its_pair():
+    def question(kind, *names):
+        batch = Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4), names=names)
+        return Question(kind, batch, batch)
+
+    asked = [question("highlight", "a", "b"), question("highlight", "b", "c")]
+    names = control.scenes([*asked, question("repair", "c", "a"), question("repair")])
+    assert names["gain"] == ["a", "b", "b#2", "c"]
+    assert names["repair_net_db"] == ["c", "a", "2", "3"]

@@ -1,19 +1,13 @@
-"""Pictures for notebooks and the widget over a run: values drawn, holes said, nothing heavy."""
+"""Pictures for notebooks: values drawn, holes said, nothing heavy."""
 
-import base64
-import io
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fusionkit import store, views
-
-widgets = pytest.importorskip("fusionkit.widgets")
 
 PNG = b"\x89PNG"
 
@@ -42,10 +36,6 @@ def run(tmp_path_factory):
         for step in range(3):
             run.put_history("film", 0, step, {"pixel": 1.0 / (step + 1)})
     return path
-
-
-def pixels(png):
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 # --- arrays --------------------------------------------------------------------------------------
@@ -231,120 +221,3 @@ def test_pictures_need_no_torch_and_no_plotting_backend(run):
     )
     done = subprocess.run([sys.executable, "-c", code, run], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
-
-
-# --- the widget ----------------------------------------------------------------------------------
-
-
-def test_the_widget_offers_what_the_run_kept_and_begins_with_a_heat_map(run):
-    widget = widgets.inspect(run)
-    assert widget.pair.options == ("street", "wood")
-    offered = [label for label, _ in widget.show.options]
-    assert offered[-2:] == ["features: levels.1", "heat map: clip"]
-    assert widget.show.value == ("heat map", "clip")
-    assert widget.channel.max == 1
-    assert widget.channel.description == "prompt"
-    assert "6.543" in widget.scores.value
-
-
-def test_choosing_a_channel_shows_that_channel(run):
-    widget = widgets.inspect(run)
-    widget.show.value = ("features", "levels.1")
-    assert widget.channel.max == 4
-    widget.scale.value = "map"
-    widget.channel.value = 3
-    maps = store.read_channel(run, "levels.1", "street", 3)
-    shown = pixels(widget.picture.value)
-    wanted = views.to_bytes(views.colored(maps))
-    height, width = widgets.TILE_HEIGHT, round(widgets.TILE_HEIGHT * 16 / 12)
-    tile = shown[-height:, -width:]
-    grown = np.asarray(Image.fromarray(wanted).resize((width, height), Image.Resampling.NEAREST))
-    assert np.array_equal(tile, grown)
-    assert f"mean {maps.mean():.4g}" in widget.words.value
-    before = widget.picture.value
-    widget.order.value = "response"  # fourth strongest is channel 1
-    assert widget.picture.value != before
-    assert f"mean {store.read_channel(run, 'levels.1', 'street', 1).mean():.4g}" in (
-        widget.words.value
-    )
-
-
-def test_one_channel_on_its_own_scale_is_read_without_its_layer(run, monkeypatch):
-    widget = widgets.inspect(run)
-    widget.scale.value = "map"
-    monkeypatch.setattr(store, "read_features", None)
-    widget.show.value = ("features", "levels.1")
-    widget.channel.value = 2
-    assert "12 x 16" in widget.words.value
-
-
-def test_another_pair_with_fewer_prompts_moves_the_slider_into_range(run):
-    widget = widgets.inspect(run)
-    widget.channel.value = 1
-    widget.pair.value = "wood"
-    assert (widget.channel.value, widget.channel.max) == (0, 0)
-    assert widget.channel.disabled
-    widget.over.value = True
-    assert pixels(widget.picture.value).std() > 0
-
-
-def test_what_the_run_lacks_is_said_in_the_widget(run):
-    widget = widgets.inspect(run)
-    widget.pair.value = "wood"
-    widget.show.value = ("features", "levels.1")
-    assert "not computed" in widget.words.value
-    assert widget.scores.value == ""
-    tile = pixels(widget.picture.value)[-widgets.TILE_HEIGHT + 100 :, -200:]
-    assert (tile == 236).all()
-
-
-def test_the_widget_leaves_a_still_picture_for_places_without_a_kernel(run):
-    widget = widgets.inspect(run)
-    bundle = widget._repr_mimebundle_()
-    data = bundle[0] if isinstance(bundle, tuple) else bundle
-    assert base64.b64decode(data["image/png"]) == widget.picture.value
-    assert "application/vnd.jupyter.widget-view+json" in data
-
-
-def test_a_run_in_the_making_says_so_and_one_without_pictures_is_refused(tmp_path):
-    about = {"parameters": {}, "recipe": {}, "components": {}, "seed": 0, "device": "cpu"}
-    run = store.create_run(tmp_path / "run.zarr", **about)
-    run.declare_pairs(["a"], 4, 4)
-    with pytest.raises(store.StoreError, match="kept no pictures"):
-        widgets.inspect(tmp_path / "run.zarr")
-    run.put_image("fused", "a", noise(3, 4, 4))
-    widget = widgets.inspect(tmp_path / "run.zarr")
-    assert "still being written" in widget.children[0].value
-    run.complete()
-
-
-@pytest.mark.notebook
-def test_the_notebook_looks_into_a_run_and_leaves_still_pictures(run, tmp_path):
-    import nbformat
-    import papermill
-
-    from fusionkit.notebook import launch_environment
-
-    root = Path(__file__).parents[1]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in launch_environment().items():
-            patch.setenv(name, value)
-        papermill.execute_notebook(
-            root / "notebooks" / "inspect.ipynb",
-            tmp_path / "out.ipynb",
-            parameters={"store": str(run)},
-            cwd=root / "notebooks",
-            start_timeout=300,
-            progress_bar=False,
-            store_widget_state=False,
-        )
-    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
-    stills = [
-        output
-        for cell in executed.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
-    assert len(stills) == 4  # the widget's still, pictures, channels, curves
-    errors = [o for c in executed.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
-    assert errors == []

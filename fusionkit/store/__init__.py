@@ -40,6 +40,7 @@ from fusionkit.store.reading import (
     read_scores,
 )
 from fusionkit.store.run import Run, create_run
+from fusionkit.store.table import checkpoint_folder, read_table
 
 __all__ = [
     "Damaged",
@@ -48,6 +49,7 @@ __all__ = [
     "RunMismatch",
     "StoreError",
     "StoreFull",
+    "checkpoint_folder",
     "contents",
     "create_run",
     "find_run",
@@ -59,5 +61,6 @@ __all__ = [
     "read_history",
     "read_image",
     "read_scores",
+    "read_table",
     "run_info",
 ]
