@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from examples import SEEN
+
 ROOT = Path(__file__).resolve().parent.parent
 TOLD = "<!-- Written by `python .ci/reference.py`; do not edit by hand. -->"
 
@@ -47,11 +49,19 @@ def components() -> str:
     ]
     rows = [row for row in Registry.from_environment().describe() if row["kind"] != "plugin"]
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        lines = ["| name | plugin | what it is | paper |", "|---|---|---|---|"]
+        drawn = kind in SEEN
+        lines = [
+            "| name | plugin | what it is | paper |" + " example |" * drawn,
+            "|---|---|---|---|" + "---|" * drawn,
+        ]
         for row in (r for r in rows if r["kind"] == kind):
-            cells = (f"`{row['name']}`", row["plugin"], row["summary"], row["paper"])
+            cells = [f"`{row['name']}`", row["plugin"], row["summary"], row["paper"]]
+            if drawn:
+                file = f"examples/{kind}-{row['name']}.jpg"
+                cells.append(f"![]({file})" if (ROOT / "docs" / file).is_file() else "")
             lines.append("| " + " | ".join(str(c or "").replace("|", "\\|") for c in cells) + " |")
-        parts += [f"## {kind}", "\n".join(lines)]
+        shown = [f"The pictures: {SEEN[kind]}."] if drawn else []
+        parts += [f"## {kind}", *shown, "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 

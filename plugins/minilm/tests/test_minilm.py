@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from fusionkit.errors import MissingWeights
-from fusionkit.testing import EncoderContract
+from fusionkit.registry import Registry
+from fusionkit.testing import EncoderContract, install
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it is not part of the bundle
 
+import paraphrases
 from fusionkit_minilm.encoder import CARRIER, MiniLm
 
 real = pytest.mark.skipif(
@@ -69,6 +71,22 @@ def test_a_missing_model_says_what_to_install(tmp_path, monkeypatch):
         MiniLm()
     with pytest.raises(MissingWeights, match=r"no config\.json"):
         MiniLm(folder=tmp_path)
+
+
+@real
+@pytest.mark.slow
+def test_more_of_a_wish_survives_other_words_than_with_the_tiny_encoder():
+    """A short training of a narrow network: the full figures are those of paraphrases.py."""
+    registry = Registry.from_environment()
+    install(registry, "minilm", encoder={"minilm": MiniLm})
+    control = registry.create("recipe", "control")
+    short = {"network.options.widths": [16, 32, 32], "steps": 100, "stages.0.learning_rate": 2e-3}
+    means = {}
+    for encoder in ("tiny-clip", "minilm"):
+        recipe = control.with_overrides(short | {"encoder": encoder})
+        found = paraphrases.kept(registry, recipe, train_on=48, scenes=12, size=64)
+        means[encoder] = sum(found.values()) / len(found)
+    assert means["minilm"] > means["tiny-clip"] + 0.05
 
 
 @real
