@@ -6,7 +6,7 @@ Parts: ``recursion`` (the domain transform: the release's loop over pixels, a lo
 that treats all lines at once, the parallel scan), ``reorder`` (every pixel against every text
 vector, against the 81 different ones), ``cube`` (text maps over every pixel, and over the 9x9 that
 stand for them), ``attention`` (full, one block; windowed), ``memory`` (one fused pair in a process
-of its own, windowed and one block of full attention). Plain forms that take minutes are measured on
+of its own, windowed). Plain forms that take minutes are measured on
 a part, which the figure's name says, and scaled. Results are compared each time.
 """
 
@@ -111,20 +111,19 @@ def memory(height: int, width: int) -> dict[str, Any]:
     for kind in ("import alone", "windowed"):
         command = [sys.executable, __file__, "--alone", kind, f"{height}x{width}"]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found[f"{kind}, MiB"], found[f"{kind}, seconds"] = map(float, out.split())
+        found[f"{kind}, MiB"] = float(out)
     return found
 
 
 def alone(kind: str, height: int, width: int) -> None:
-    """Fuse one pair, twice; prints the largest resident size in MiB and the better time."""
+    """Fuse one pair, once (``systems.py`` has the times); prints the largest resident size, MiB."""
     network = MtgFusion(text_dim=768, attention=kind if kind != "import alone" else "windowed")
     batch = Batch(visible=torch.rand(1, 3, height, width), infrared=torch.rand(1, 1, height, width))
-    times = [0.0]
     if kind != "import alone":
-        times = [once(lambda: network.eval()(batch))[0] for _ in range(2)]
+        network.eval()(batch)
     # Of this process alone: ru_maxrss begins with that of the process that started it.
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    print(int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 1024, min(times))
+    print(int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 1024)
 
 
 def once(call: Callable[[], Any]) -> tuple[float, Any]:
