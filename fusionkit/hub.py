@@ -1,4 +1,4 @@
-"""Models of transformers: from a folder, from the hub's cache, or fetched; else one clear line.
+"""Models of transformers and diffusers: from a folder, the hub's cache or the hub; else one line.
 
 A model is looked for in this order: a folder that is given; ``transformers/OWNER/NAME`` under the
 folder that the variable FUSIONKIT_WEIGHTS names; the hub's cache on this machine; the hub, unless
@@ -64,8 +64,48 @@ def load(
     return built.to(device).eval().requires_grad_(False), prepare
 
 
-def _place(model: str) -> tuple[str, bool]:
-    """What to ask transformers for, and whether it lies on this machine."""
+def load_diffusers(
+    model: str, kind: str, offline: str, *, subfolder: str | None = None
+) -> nn.Module:
+    """A model of diffusers in evaluation mode, frozen; looked for and refused like :func:`load`'s.
+
+    Args:
+        model: ``OWNER/NAME`` on the hub, or a folder that ``save_pretrained`` wrote.
+        kind: the class that builds it, ``AutoencoderKLCosmos`` say.
+        offline: what a user without these weights may use in their place, for the message.
+        subfolder: where in a model of several parts it lies; a folder that has none such is read
+            itself.
+
+    Raises:
+        MissingWeights: neither here nor to be had.
+        BadRequest: diffusers is not installed, or the folder holds another kind of model.
+    """
+    try:
+        import diffusers
+    except ImportError as error:
+        raise BadRequest(
+            f"{model!r} needs diffusers: pip install 'fusionkit[hub]'. Without it: {offline}."
+        ) from error
+    file = "/".join(filter(None, (subfolder, "config.json")))
+    place, here = _place(model, file)
+    if not here:
+        _must_be_online(model, offline)
+    if subfolder and Path(place).is_dir() and not Path(place, subfolder).is_dir():
+        subfolder = None
+    try:
+        with _quiet():
+            built = getattr(diffusers, kind).from_pretrained(
+                place, subfolder=subfolder, local_files_only=here, low_cpu_mem_usage=False
+            )
+    except Exception as error:  # of the hub's client, safetensors or diffusers itself
+        reason = " ".join(str(error).split())[:200]
+        kinds = MissingWeights if not here else BadRequest
+        raise kinds(f"{model!r} cannot be loaded as {kind} ({reason}).") from error
+    return built.eval().requires_grad_(False)
+
+
+def _place(model: str, file: str = "config.json") -> tuple[str, bool]:
+    """What to ask the library for, and whether it lies on this machine; ``file`` tells."""
     given = Path(model).expanduser()
     if given.is_dir():
         return str(given), True
@@ -79,7 +119,7 @@ def _place(model: str) -> tuple[str, bool]:
             return str(kept), True
     from huggingface_hub import try_to_load_from_cache
 
-    return model, isinstance(try_to_load_from_cache(model, "config.json"), str)
+    return model, isinstance(try_to_load_from_cache(model, file), str)
 
 
 def _must_be_online(model: str, offline: str) -> None:
