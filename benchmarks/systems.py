@@ -37,6 +37,7 @@ TEXT_WIDTHS = {
     "clip-vit-l-14": 768,
     "tiny-clip": 64,
     "paragraphs": 768,
+    "flan-t5": 768,
 }
 """Width of the text features by encoder; another one is built and asked."""
 TOKENS = {"iffilm": 256}

@@ -22,6 +22,7 @@ NEED_FILES = (
     ("encoder", "stored-features"),
     ("dataset", "ems"),
     ("dataset", "rfc"),
+    ("dataset", "mmaif"),
     ("guide", "folder-masks"),
 )
 
@@ -37,6 +38,7 @@ NEED_WEIGHTS = (
     ("guide", "clipseg"),
     ("guide", "rfc-regions"),
     ("encoder", "blip2"),
+    ("encoder", "flan-t5"),
     ("captioner", "blip2"),
     ("captioner", "dense"),
     ("captioner", "regions"),
