@@ -29,7 +29,7 @@ ifeq ($(SSL_CERT_FILE),)
   endif
 endif
 
-.PHONY: ablation test fast install constraints clean help
+.PHONY: ablation test fast install browser constraints clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -51,6 +51,10 @@ fast: install
 
 install: $(UV)
 	@$(UV) sync
+
+# For the tests in a browser; without one they are skipped.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qqy chromium; }
 
 constraints: $(UV)
 	$(PYTHON) .ci/constraints.py

@@ -37,6 +37,12 @@ class StoredRun:
     def __init__(self, tree: "xarray.DataTree") -> None:
         self.tree = tree
         self._contents = store.contents(tree)
+        # What every look needs and one read brings, such as the true sizes of all pairs.
+        for node in tree.subtree:
+            for variable in node.to_dataset(inherit=False).variables.values():
+                chunks = variable.encoding.get("chunks")
+                if variable.ndim == 1 and chunks and chunks[0] >= variable.size:
+                    variable.load()
 
     def contents(self) -> Mapping[str, Any]:
         return self._contents

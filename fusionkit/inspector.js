@@ -211,10 +211,10 @@ class Pane {
     }
   }
 
+  // As many down as across, so that a tile has the shape of the picture.
   tiles() {
-    const count = this.painted.length;
-    const across = Math.ceil(Math.sqrt(count));
-    return [across, Math.ceil(count / across)];
+    const across = Math.ceil(Math.sqrt(this.painted.length));
+    return [across, across];
   }
 
   // Draw one painted picture into a rectangle, through the shared window.
@@ -420,6 +420,7 @@ class View {
     this.seen?.disconnect();
     clearTimeout(this.later);
     clearTimeout(this.waiting);
+    this.thumbs.forEach((url) => url && URL.revokeObjectURL(url));
   }
 
   set(values) {

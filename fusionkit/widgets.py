@@ -422,7 +422,8 @@ class Inspector(anywidget.AnyWidget):
             return ""
         for heatmap in shown.contents()["heatmaps"]:
             try:
-                prompts = shown.heatmaps(heatmap, self.pair)[1]
+                reference = f"{label}/{heatmap}" if label else heatmap
+                prompts = self.shelf.heatmaps(reference, self.pair)[1]
             except store.StoreError:
                 continue
             if place < len(prompts):
@@ -473,11 +474,8 @@ class Inspector(anywidget.AnyWidget):
         """Recipe and provenance of the runs on show, by label."""
         found = {}
         for label, run in {"": self._given, **self._others}.items():
-            path = _path_of(run)
-            try:
-                facts = store.run_info(path) if path else dict(run.attrs)
-            except store.StoreError:
-                facts = dict(run.attrs)
+            known = isinstance(run, str | os.PathLike)
+            facts = store.run_info(run) if known else dict(run.attrs)
             facts.pop("pairs", None)
             found[label or self.title] = facts
         return found
