@@ -8,6 +8,7 @@ is no kernel (an exported notebook, a code host), the present view remains as a 
 
 import base64
 import io
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import xarray
 
     Stored = str | os.PathLike | xarray.DataTree
+
+logger = logging.getLogger("fusionkit.widgets")
 
 PANES = ("infrared", "visible", "fused", "difference", "compare", "features", "heat map")
 """What can stand side by side, in this order."""
@@ -261,7 +264,7 @@ class Inspector(anywidget.AnyWidget):
         """
         try:
             return getattr(self, f"_{name.replace(' ', '_')}")()
-        except store.StoreError as hole:
+        except (store.StoreError, OSError) as hole:
             return {"caption": name, "hole": str(hole)}, {}
 
     def drawn(self, name: str) -> np.ndarray | list[np.ndarray]:
@@ -577,6 +580,9 @@ class Inspector(anywidget.AnyWidget):
             answers[content["kind"]]()
         except (FusionkitError, traitlets.TraitError) as error:
             self.message = str(error)
+        except Exception as error:  # a network may fail in any way, and nobody reads the log
+            logger.exception("the inspector could not answer %r", content["kind"])
+            self.message = f"{type(error).__name__}: {error}"
         finally:
             self.send({"kind": "done", "of": content["kind"]})
 
@@ -611,7 +617,7 @@ class Inspector(anywidget.AnyWidget):
         """Small pictures of the pairs whose row came into sight, as JPEG."""
         for pair in pairs:
             picture = None
-            for reference in (self.options["images"] and ("fused", "vi", "ir")) or ():
+            for reference in ("fused", "vi", "ir"):
                 try:
                     picture = views.rgb(self.shelf.find(reference)[0].image(reference, pair))
                     break

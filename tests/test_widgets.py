@@ -268,6 +268,18 @@ def test_without_a_network_a_prompt_says_where_it_would_be(run):
     assert browser.widget.message == ""
 
 
+def test_a_network_that_fails_is_heard_of(run):
+    view = widgets.inspect(run)
+
+    def fail(*given):
+        raise RuntimeError("out of memory")
+
+    view._ask = fail
+    Browser(view).ask("ask", prompt="brighter")
+    assert view.message == "RuntimeError: out of memory"
+    assert view.fused == "fused" and list(view.shelf.shown) == [""]
+
+
 # --- the whole run -------------------------------------------------------------------------------
 
 
