@@ -19,6 +19,7 @@ import zarr
 
 from fusionkit import store
 from fusionkit.store import location
+from fusionkit.store.arrays import Arrays
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -426,6 +427,110 @@ def test_one_flipped_bit_is_an_error_and_not_a_picture(path, chunk):
             store.read_features(path, "decoder.1", "street")
 
 
+def test_a_crash_while_room_is_made_leaves_a_run_that_opens_and_goes_on(tmp_path, monkeypatch):
+    """Killed before the first, the second ... array has grown: arrays of several lengths."""
+    grow, left, broke = Arrays.grow, [0], set()
+
+    def breaking(self, *args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        grow(self, *args)
+
+    for step in range(20):
+        path = tmp_path / f"{step}.zarr"
+        with begin(path) as run:
+            run.declare_pairs(["a"], 8, 8)
+            run.put_image("ir", "a", noise(1, 8, 8))
+            run.put_image("fused", "a", noise(3, 8, 8))
+            run.put_features("x", "a", noise(3, 4, 4))
+            run.declare_history(["film"], [0], 2, ["total"])
+            run.put_history("film", 0, 0, {"total": 5})
+        left[0] = step
+        with monkeypatch.context() as patch:
+            patch.setattr(Arrays, "grow", breaking)
+            try:
+                with begin(path) as run:
+                    run.declare_pairs(["b"], 12, 10, [(12, 10)])
+                    run.declare_history(["film", "none"], [0, 1], 4, ["total", "pixel"])
+            except KeyboardInterrupt:
+                broke.add(step)
+        for source in (path, store.open_run(path)):
+            assert np.array_equal(store.read_image(source, "fused", "a"), noise(3, 8, 8))
+            assert store.read_history(source, "total")[1]["film"][0][0] == 5
+            assert store.kept_pairs(source) == ["a"]
+            with pytest.raises(store.StoreError, match=r"no pair 'b'|not computed"):
+                store.read_image(source, "fused", "b")
+        with begin(path) as run:
+            run.declare_pairs(["b"], 12, 10, [(12, 10)])
+            run.declare_history(["film", "none"], [0, 1], 4, ["total", "pixel"])
+            run.put_image("fused", "b", noise(3, 12, 10, seed=1))
+            run.put_features("x", "b", noise(3, 6, 5, seed=1))
+            run.put_history("none", 1, 3, {"pixel": 7})
+        tree = store.open_run(path)
+        assert np.array_equal(store.read_image(tree, "fused", "b"), noise(3, 12, 10, seed=1))
+        assert float(tree["history"]["value"].sel(arm="none", seed=1, term="pixel")[-1]) == 7
+        if step not in broke:
+            break
+    assert len(broke) > 8 and step not in broke
+
+
+def test_a_picture_of_which_a_part_is_missing_is_not_computed(path):
+    """Where an array has grown, a picture lies in several chunks; a kill may come between them."""
+    with begin(path) as run:
+        run.declare_pairs(["a"], 8, 8)
+        run.put_image("fused", "a", noise(3, 8, 8))
+        run.declare_pairs(["b"], 12, 10, [(12, 10)])
+        run.put_image("fused", "b", noise(3, 12, 10))
+        assert run.done("images", "b", "fused")
+        (path / "images/fused/c/1/0/1/0").unlink()
+        assert not run.done("images", "b", "fused")
+    for source in (path, store.open_run(path)):
+        assert np.array_equal(store.read_image(source, "fused", "a"), noise(3, 8, 8))
+        with pytest.raises(store.NotComputed):
+            store.read_image(source, "fused", "b")
+
+
+def test_maps_that_are_being_written_anew_are_not_shown(path, monkeypatch):
+    with begin(path) as run:
+        run.declare_pairs(["a"], 8, 8)
+        run.put_features("layer", "a", noise(2, 8, 8))
+        with monkeypatch.context() as patch:
+            patch.setattr(Arrays, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                run.put_features("layer", "a", noise(2, 8, 8, seed=1))
+        with pytest.raises(store.NotComputed):
+            store.read_features(path, "layer", "a")
+        run.put_features("layer", "a", noise(2, 8, 8, seed=1))
+    assert np.allclose(store.read_features(path, "layer", "a"), noise(2, 8, 8, seed=1), atol=1e-3)
+
+
+def test_larger_pairs_after_some_that_overflow_are_all_read_back(path):
+    with begin(path) as run:
+        run.declare_pairs(["a", "b"], 8, 8)
+        run.put_features("layer", "a", noise(2, 8, 8))
+        run.put_features("layer", "b", noise(2, 8, 8, scale=1e6))
+        run.put_features("layer", "a", noise(2, 12, 9))
+    for source in (path, store.open_run(path)):
+        assert np.allclose(store.read_features(source, "layer", "a"), noise(2, 12, 9), atol=1e-3)
+        assert np.array_equal(store.read_features(source, "layer", "b"), noise(2, 8, 8, scale=1e6))
+
+
+def test_what_killed_writers_left_is_neither_counted_nor_kept(path):
+    with begin(path) as run:
+        fill(run, "street")
+    (path / "images/written/c/1.0a1b.partial").write_bytes(b"half")
+    draft, old = path.parent / ".run.zarr.0a1b.tmp", path.parent / ".run.zarr.0a1b.old"
+    foreign = path.parent / ".run.zarr2.tmp"
+    draft.write_bytes(b"half")
+    foreign.write_bytes(b"of another program")
+    (old / "images").mkdir(parents=True)
+    assert store.run_info(path)["contents"]["images"]["written"] == 1
+    with begin(path) as run:
+        assert not run.done("images", "wood")
+    assert not draft.exists() and not old.exists() and foreign.exists()
+
+
 def test_a_picture_without_a_finite_value_is_refused_with_the_name_of_its_pair(path):
     with begin(path) as run:
         run.declare_pairs(["street"], 4, 4)
@@ -485,6 +590,19 @@ def test_a_folder_without_permission_is_an_error_in_words(tmp_path, monkeypatch)
     monkeypatch.setattr(Path, "mkdir", refused)
     with pytest.raises(store.StoreError, match=r"cannot be written .Permission denied"):
         begin(tmp_path / "sub" / "run.zarr")
+
+
+def test_a_run_that_may_not_be_read_is_an_error_in_words(path, monkeypatch):
+    with begin(path):
+        pass
+
+    def refused(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    for use in (store.open_run, store.run_info):
+        with pytest.raises(store.StoreError, match=r"cannot be read .Permission denied"):
+            use(path)
 
 
 def test_a_file_in_the_way_is_an_error_in_words(tmp_path):

@@ -1,6 +1,7 @@
 """Labelled arrays that several processes fill: made, grown, addressed by name, written whole."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -96,33 +97,46 @@ class Arrays:
 
     def extend(self, group: str, dim: str, names: list) -> list:
         """Add labels along a dimension and make room in every array that has it."""
+        known = self.make_room(group, dim, names)
+        self.label(group, dim, known)
+        return known
+
+    def make_room(self, group: str, dim: str, names: list) -> list:
+        """The labels that a dimension shall have, with room for them in every array that has it.
+
+        The labels themselves follow (:meth:`label`), when everything is in place: a reader, and
+        who comes after a crash in between, never meets a name without room for its data.
+        """
         if len(set(names)) < len(names):
             twice = sorted({str(n) for n in names if names.count(n) > 1})
             raise StoreError(f"{dim} {some(twice)} is named twice.")
         document = self.group(group)
         known = document["attributes"].get(f"{dim}s", [])
         present = set(known)
-        added = [name for name in names if name not in present]
-        if added:
-            known = known + added
-            document["attributes"][f"{dim}s"] = known
-            self.place.write(f"{group}/zarr.json" if group else "zarr.json", document)
-            self._labels[group, dim] = known
-            self.changed = True
-            for path in arrays_of(self.place, "" if dim == PAIR else group):
-                array = self.array(path)
-                names_of = array.metadata.dimension_names or ()
-                if dim in names_of and path != f"{group}/{dim}":
-                    shape = list(array.shape)
-                    shape[names_of.index(dim)] = len(known)
-                    self.grow(path, shape)
+        known = known + [name for name in names if name not in present]
+        for path in arrays_of(self.place, "" if dim == PAIR else group):
+            array = self.array(path)
+            names_of = array.metadata.dimension_names or ()
+            if dim in names_of and path != f"{group}/{dim}":
+                shape = list(array.shape)
+                shape[names_of.index(dim)] = len(known)
+                self.grow(path, shape)
         if dim in (SEED, STEP):
             path = f"{group}/{dim}"
             coordinate = self.create(path, (len(known),), (len(known),), "int64", -1, (dim,))
-            if added or coordinate.shape[0] != len(known):
-                self.grow(path, (len(known),))
+            self.grow(path, (len(known),))
+            if coordinate[:].tolist() != known:
                 coordinate[:] = known
         return known
+
+    def label(self, group: str, dim: str, known: list) -> None:
+        """Publish the labels of a dimension."""
+        document = self.group(group)
+        if document["attributes"].get(f"{dim}s", []) != known:
+            document["attributes"][f"{dim}s"] = known
+            self.place.write(f"{group}/zarr.json" if group else "zarr.json", document)
+            self.changed = True
+        self._labels[group, dim] = known
 
     def array(self, path: str, *index: int) -> Any:
         """An array, or None where there is none.
@@ -191,13 +205,26 @@ class Arrays:
             self.changed = True
 
     def put(self, path: str, index: int, data: np.ndarray) -> None:
-        """Write one pair whole: padded with NaN to the extent of the array, so no chunk is read."""
+        """Write one pair whole: padded with NaN to the extent of the array, so no chunk is read.
+
+        A chunk appears whole or not at all. Where a pair has several, in an array that has grown,
+        what was there goes first: a crash leaves a hole, never half of one beside half of another.
+        """
         array = self.array(path, index)
+        unit = (array.shards or array.chunks)[1:]
+        if any(extent > one for extent, one in zip(array.shape[1:], unit, strict=True)):
+            array[index] = np.nan
         if array.shape[1:] != data.shape:
             padded = np.full(array.shape[1:], np.nan, dtype=array.dtype)
             padded[tuple(slice(extent) for extent in data.shape)] = data
             data = padded
         array[index] = data
+
+    def unmark(self, group: str, *index: int) -> None:
+        """Take back that something is written, before it is written anew."""
+        array = self.array(f"{group}/{WRITTEN}", *index)
+        if array is not None and array[index]:
+            array[index] = False
 
     def mark(self, group: str, dims: tuple[str, ...], index: tuple[int, ...]) -> None:
         path = f"{group}/{WRITTEN}"
@@ -222,6 +249,17 @@ class Arrays:
         self.true_size(self.count("", PAIR) - 1)
         height, width = self._sizes.max(axis=0)
         return int(height), int(width)
+
+
+def is_whole(values: np.ndarray, chunk: Sequence[int] | None) -> bool:
+    """Whether no chunk of what was read is missing; ``chunk`` is its extent along the last axes."""
+    if chunk is None:
+        return bool(np.isfinite(values).any())
+    starts = [range(0, n, c) for n, c in zip(values.shape, chunk, strict=True)]
+    return all(
+        np.isfinite(values[tuple(slice(a, a + c) for a, c in zip(at, chunk, strict=True))]).any()
+        for at in itertools.product(*starts)
+    )
 
 
 def consolidated(place: Location) -> dict:

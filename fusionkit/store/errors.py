@@ -38,24 +38,41 @@ class StoreFull(StoreError, OSError):
         self.errno = errno.ENOSPC
 
 
+_REMOTE = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3")
+"""Packages whose own errors say that a remote place does not answer or does not let us in."""
+
+
 @contextlib.contextmanager
-def explained(place: object) -> Iterator[None]:
-    """Turn the errors of disks into sentences."""
+def explained(place: object, verb: str = "written") -> Iterator[None]:
+    """Turn the errors of disks and of remote places into sentences."""
+    remote = "://" in str(place)
     try:
         yield
     except StoreError:
         raise
-    except OSError as error:
+    except Exception as error:
+        if remote and type(error).__module__.split(".")[0] in _REMOTE:
+            raise StoreError(
+                f"{place} cannot be reached ({type(error).__name__}: {error}). Check address, "
+                "network and credentials, which come from storage_options or the environment."
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(
                 f"no space left for {place}. What was written so far is kept: free some space and "
                 "start the same run again; with resume=True it continues where it stopped."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StoreError(
-                f"{place} cannot be written ({error.strerror}). Choose a store path in a folder "
-                "you may write to."
-            ) from error
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            what = error.strerror or error
+            cure = "Choose a store path in a folder you may write to."
+            if remote:
+                cure = "Check the credentials and the rights of this account."
+            elif verb == "read":
+                cure = "Ask its owner for the right to read it."
+            raise StoreError(f"{place} cannot be {verb} ({what}). {cure}") from error
+        if remote:
+            raise StoreError(f"{place} cannot be {verb} ({error}).") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise StoreError(
                 f"{place} cannot be a folder: something on the way to it is a file."

@@ -8,15 +8,23 @@ import contextlib
 import dataclasses
 import datetime
 import enum
+import errno
+import glob
 import json
 import math
 import os
 import shutil
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
+
+from fusionkit.store.errors import StoreError
+
+_DEAD_SECONDS = 60.0
+"""A remote lock that has not changed hands for this long belongs to a process that died."""
 
 
 class _Turn:
@@ -25,7 +33,7 @@ class _Turn:
     def __init__(self) -> None:
         self.threads = threading.RLock()
         self.depth = 0
-        self.handle: int | None = None
+        self.release: Callable[[], None] = _nothing
 
 
 _turns: dict[str, _Turn] = {}
@@ -49,7 +57,12 @@ class Location:
             import fsspec
 
             self.url = text.rstrip("/")
-            self._fs, self._root = fsspec.core.url_to_fs(self.url, **self.options)
+            try:
+                self._fs, self._root = fsspec.core.url_to_fs(self.url, **self.options)
+            except (ImportError, ValueError, TypeError) as error:
+                raise StoreError(
+                    f"{self.url} is no address that can be opened here: {error}"
+                ) from error
             self._root = self._root.rstrip("/")
         else:
             self.local = Path(text).expanduser().absolute()
@@ -77,7 +90,10 @@ class Location:
 
     def exists(self) -> bool:
         """Whether anything, file or folder, is there."""
-        return self.local.exists() if self.local is not None else self._fs.exists(self._root)
+        if self.local is not None:
+            return self.local.exists()
+        self._fs.invalidate_cache()
+        return self._fs.exists(self._root)
 
     def names(self, key: str = "") -> list[str]:
         """Names directly inside a folder, sorted; empty for a folder that does not exist."""
@@ -93,11 +109,13 @@ class Location:
         return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in found)
 
     def files(self, key: str) -> int:
-        """How many files lie below a folder."""
+        """How many files lie below a folder, without those that a killed writer left behind."""
         if self.local is not None:
-            return sum(len(names) for _, _, names in os.walk(self.local / key))
-        self._fs.invalidate_cache()
-        return len(self._fs.find(f"{self._root}/{key}"))
+            names = [name for _, _, inside in os.walk(self.local / key) for name in inside]
+        else:
+            self._fs.invalidate_cache()
+            names = self._fs.find(f"{self._root}/{key}")
+        return sum(not name.endswith(".partial") for name in names)
 
     def read(self, key: str) -> dict | None:
         """A JSON document, or None where there is none. Raises ValueError for broken JSON."""
@@ -134,6 +152,15 @@ class Location:
         if self.local is not None:
             self.local.mkdir(parents=True, exist_ok=True)
 
+    def tidy(self) -> None:
+        """Remove what writers of this place left beside it when they were killed; under the lock,
+        so that nobody is at it."""
+        if self.local is not None:
+            for kind, remove in (("tmp", os.unlink), ("old", shutil.rmtree)):
+                for left in self.local.parent.glob(f".{glob.escape(self.local.name)}.*.{kind}"):
+                    with contextlib.suppress(OSError):
+                        remove(left)
+
     def remove(self) -> None:
         """Delete everything there. The caller has made sure that it may."""
         if self.local is not None:
@@ -145,23 +172,78 @@ class Location:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """One writer of documents at a time: threads everywhere, processes in a local folder.
+        """One writer of documents at a time, among threads and among processes. Re-entrant.
 
-        Re-entrant. Remote places have no lock between processes; their writers must not edit the
-        same document at the same moment.
+        A local folder is locked by the system, until its holder lets go or dies. Elsewhere an
+        object ``<name>.lock`` beside the run is made where none is, which S3 and its like decide in
+        one step; one that stays the same for a minute is a dead process's. A place whose fsspec
+        driver cannot make an object exclusively has no lock between processes.
         """
         turn = self._turn
         with turn.threads:
             turn.depth += 1
             try:
-                if self.local is not None and turn.depth == 1:
-                    turn.handle = _lock_folder(self.local)
+                if turn.depth == 1:
+                    turn.release = self._lock_processes()
                 yield
             finally:
                 turn.depth -= 1
-                if turn.depth == 0 and turn.handle is not None:
-                    os.close(turn.handle)
-                    turn.handle = None
+                if turn.depth == 0:
+                    turn.release()
+                    turn.release = _nothing
+
+    def _lock_processes(self) -> Callable[[], None]:
+        """Wait for the turn among processes; returns what ends it."""
+        if self.local is not None:
+            handle = _lock_folder(self.local)
+            return _nothing if handle is None else lambda: os.close(handle)
+        if self.url.startswith("memory:"):
+            return _nothing  # no other process sees it
+        return _lock_object(self._fs, f"{self._root}.lock")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _lock_object(fs: Any, key: str) -> Callable[[], None]:
+    """Make an object that only one process can make; returns what removes it."""
+    own = uuid.uuid4().hex.encode()
+    seen, since, pause = b"", time.monotonic(), 0.02
+    while True:
+        try:
+            fs.pipe_file(key, own, mode="create")
+            break
+        except (TypeError, NotImplementedError):
+            return _nothing
+        except FileExistsError:
+            pass
+        except OSError as error:
+            # S3 answers two who come at the very same moment with "conflict: try again".
+            if error.errno not in (errno.EBUSY, errno.EEXIST) and "Conflict" not in str(error):
+                raise
+        holder = _content(fs, key)
+        if holder != seen:
+            seen, since, pause = holder, time.monotonic(), 0.02
+        elif holder and time.monotonic() - since > _DEAD_SECONDS:
+            with contextlib.suppress(FileNotFoundError):
+                fs.rm_file(key)
+        time.sleep(pause)
+        pause = min(1.0, 1.5 * pause)
+
+    def release() -> None:
+        if _content(fs, key) == own:
+            with contextlib.suppress(FileNotFoundError):
+                fs.rm_file(key)
+
+    return release
+
+
+def _content(fs: Any, key: str) -> bytes:
+    try:
+        return fs.cat_file(key)
+    except FileNotFoundError:
+        return b""
 
 
 def _lock_folder(folder: Path) -> int | None:

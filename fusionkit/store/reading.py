@@ -2,11 +2,13 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusionkit.store.arrays import is_whole
 from fusionkit.store.errors import Damaged, NotComputed, StoreError, nearest, some
 from fusionkit.store.layout import (
     ARM,
@@ -62,26 +64,28 @@ def open_run(
 
     place = Location(path, storage_options)
     root = existing(place)
-    tree = xarray.open_datatree(
-        place.zarr_store(read_only=True), engine="zarr", consolidated=False, chunks=None
-    )
+    tree = _open_tree(place)
     pairs = root["attributes"].get(f"{PAIR}s", [])
     labelled = {}
     for node in tree.subtree:
         dataset = node.to_dataset(inherit=False)
-        dims = {d: dataset.attrs.get(f"{d}s") for d in (METRIC, ARM, TERM, SCENE)}
-        if not dataset.attrs.get("pair_prompts"):
-            dims[PROMPT] = dataset.attrs.get(f"{PROMPT}s")
+        dims = {d: dataset.attrs.get(f"{d}s") for d in (METRIC, ARM, SEED, STEP, TERM, SCENE)}
         if PAIR in dataset.sizes:
             dims[PAIR] = pairs
-            # A process that died while making room leaves some arrays longer than others.
-            dataset = dataset.isel({PAIR: slice(len(pairs))})
+        # Room is made before the names that will use it are published.
+        known = {d: len(dims[d]) for d in dims if dims[d] is not None and d in dataset.sizes}
+        dataset = dataset.isel({d: slice(count) for d, count in known.items()})
+        for dim in (SEED, STEP):
+            dims.pop(dim)
+        if not dataset.attrs.get("pair_prompts"):
+            dims[PROMPT] = dataset.attrs.get(f"{PROMPT}s")
         if dataset.sizes.get(BAND) == len(BANDS):
             dims[BAND] = list(BANDS)
         dataset = dataset[sorted(dataset.data_vars)]
         dims = {d: names for d, names in dims.items() if len(names or ()) == dataset.sizes.get(d)}
         labelled[node.path] = dataset.assign_coords({d: np.array(n) for d, n in dims.items()})
     labelled["/"].attrs = dict(root["attributes"])
+    labelled["/"].encoding["source"] = place.url  # as xarray says where a file was opened
     if pairs and all(d.sizes.get(PAIR, len(pairs)) == len(pairs) for d in labelled.values()):
         labelled["/"] = labelled["/"].assign_coords({PAIR: np.array(pairs)})
     if text := notice(root["attributes"]):
@@ -94,6 +98,59 @@ def open_run(
     return xarray.DataTree.from_dict({path: labelled[path] for path in paths}, name=place.name)
 
 
+def _open_tree(place: Location) -> "xarray.DataTree":
+    """The store as xarray sees it, also while some process makes room, or after one died at it.
+
+    Then the arrays of a group have different lengths, which xarray refuses; they are cut to the
+    shortest, beyond which nothing is written yet.
+    """
+    import xarray
+
+    options = {"engine": "zarr", "consolidated": False, "chunks": None}
+    where = place.zarr_store(read_only=True)
+    try:
+        return xarray.open_datatree(where, **options)
+    except ValueError as error:
+        if "conflicting sizes" not in str(error):
+            raise
+    groups = {}
+    for group in _groups_of(place):
+        names = [name for name in place.names(group) if _node_type(place, group, name) == "array"]
+        parts = [
+            xarray.open_dataset(
+                where, group=group, drop_variables=[n for n in names if n != name], **options
+            )
+            for name in names
+        ]
+        sizes: dict[str, int] = {}
+        for part in parts:
+            for dim, size in part.sizes.items():
+                sizes[dim] = min(size, sizes.get(dim, size))
+        cut = [part.isel({d: slice(sizes[d]) for d in part.sizes}) for part in parts]
+        attributes = (place.read(_document(group)) or {}).get("attributes", {})
+        groups[f"/{group}"] = xarray.merge(cut, join="override", compat="override").assign_attrs(
+            attributes
+        )
+    return xarray.DataTree.from_dict(groups)
+
+
+def _groups_of(place: Location, group: str = "") -> list[str]:
+    """Paths of a group and of all groups in it."""
+    inner = [n for n in place.names(group) if _node_type(place, group, n) == "group"]
+    paths = [f"{group}/{name}" if group else name for name in inner]
+    return [group, *(path for parent in paths for path in _groups_of(place, parent))]
+
+
+def _document(group: str) -> str:
+    return f"{group}/zarr.json" if group else "zarr.json"
+
+
+def _node_type(place: Location, group: str, name: str) -> str | None:
+    inside = f"{group}/{name}" if group else name
+    document = None if name == "zarr.json" else place.read(_document(inside))
+    return None if document is None else document.get("node_type")
+
+
 class _Source:
     """Arrays and attributes by path, from an opened tree or straight from the store."""
 
@@ -103,14 +160,17 @@ class _Source:
             self._place = Location(run)
             self.root = existing(self._place)["attributes"]
             self._store = self._place.zarr_store(read_only=True)
+            self._folder = self._place.local
         else:
             self._tree = run
             self.root = run.attrs
+            place = run.encoding.get("source", "")
+            self._folder = Path(place) if place and "://" not in place else None
 
     def attributes(self, group: str) -> Mapping:
         if self._tree is not None:
             return self._tree[group].attrs if self._has(group) else {}
-        return (self._place.read(f"{group}/zarr.json") or {}).get("attributes", {})
+        return (self._place.read(_document(group)) or {}).get("attributes", {})
 
     def array(self, path: str) -> Any:
         """Something that numpy indices read from, or None."""
@@ -122,6 +182,28 @@ class _Source:
         if self._place.read(f"{path}/zarr.json") is None:
             return None
         return zarr.open_array(self._store, path=path, mode="r", zarr_format=3)
+
+    def written(self, group: str) -> np.ndarray:
+        """Which pairs of a group are written.
+
+        Each has a file of its own while it is; a folder is listed rather than every file read.
+        """
+        array = self.array(f"{group}/{WRITTEN}")
+        if array is None:
+            return np.zeros(0, dtype=bool)
+        folder = None if self._folder is None else self._folder / group / WRITTEN / "c"
+        if folder is None or not folder.is_dir():
+            return np.asarray(array[:])
+        flags = np.zeros(array.shape[0], dtype=bool)
+        found = [int(name) for name in os.listdir(folder) if name.isdigit()]
+        flags[[index for index in found if index < len(flags)]] = True
+        return flags
+
+    def chunks(self, path: str) -> Sequence[int] | None:
+        """What of one pair is written at once, where that is known."""
+        array = self.array(path)
+        found = array.encoding.get("chunks") if self._tree is not None else array.chunks
+        return found[1:] if found else None
 
     def _has(self, group: str) -> bool:
         node = self._tree
@@ -158,6 +240,8 @@ class _Source:
             raise StoreError(f"this run holds no {what}.{nearest(wanted, names)}")
         try:
             return np.asarray(array[index])
+        except IndexError:
+            raise NotComputed(f"{what} is not computed in this run.") from None
         except ValueError as error:
             if "checksum" not in str(error):
                 raise
@@ -221,7 +305,7 @@ def read_image(run: "Stored", variable: str, pair: str | int) -> np.ndarray:
     what = f"image {variable!r}"
     extent = source.extent(IMAGES, index)
     image = source.read(f"{IMAGES}/{variable}", (index, slice(None), *extent), what)
-    if not np.isfinite(image).any():
+    if not image.size or not is_whole(image, source.chunks(f"{IMAGES}/{variable}")):
         raise NotComputed(f"{what} of pair {pair!r} is not computed in this run.")
     return image
 
@@ -264,9 +348,8 @@ def kept_pairs(run: "Stored") -> list[str]:
     for parent in (FEATURES, HEATMAPS):
         groups += [f"{parent}/{name}" for name in source.names(parent)]
     for group in groups:
-        if (array := source.array(f"{group}/{WRITTEN}")) is not None:
-            flags = np.asarray(array[:])
-            kept[: len(flags)] |= flags[: len(kept)]
+        flags = source.written(group)
+        kept[: len(flags)] |= flags[: len(kept)]
     return [name for name, flag in zip(names, kept, strict=True) if flag]
 
 

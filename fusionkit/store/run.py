@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fusionkit.store import session
-from fusionkit.store.arrays import Arrays, consolidated
+from fusionkit.store.arrays import Arrays, consolidated, is_whole
 from fusionkit.store.errors import StoreError, explained, nearest, some
 from fusionkit.store.layout import (
     ARM,
@@ -111,6 +111,7 @@ def create_run(
         place.make()
         around = session.surroundings()
         with place.lock():
+            place.tidy()
             root = session.read_root(place)
             if root is None:
                 if found := place.names():
@@ -198,7 +199,7 @@ class Run:
         if taken := sorted(session.RESERVED & facts.keys()):
             raise StoreError(f"note(): {some(taken)} belongs to the store; use another name.")
         with self._explained():
-            self._update_root(**plain(facts, "note"))
+            self._update_root(plain(facts, "note"))
 
     def flush(self) -> None:
         """Write what is still held in memory: the last second of ``history``."""
@@ -230,7 +231,7 @@ class Run:
                     "height and width must be the largest of all pairs."
                 )
         with self._disk.edit():
-            known = self._disk.extend("", PAIR, names)
+            known = self._disk.make_room("", PAIR, names)
             self._disk.group(IMAGES)
             heights = self._sizes_of_pairs(len(known), height, width)
             for name, size in zip(names, sizes, strict=True):
@@ -240,7 +241,7 @@ class Run:
                 count = (len(known),)
                 array = self._disk.create(path, count, count, "int32", 0, (PAIR,))
                 array[:] = heights[:, column]
-            self._sizes = heights
+            self._disk.label("", PAIR, known)
 
     def _sizes_of_pairs(self, count: int, height: int, width: int) -> np.ndarray:
         """Known true sizes with room for ``count`` pairs; also grows the image arrays."""
@@ -369,13 +370,16 @@ class Run:
             )
         if any(new > old for new, old in zip(maps.shape, shape, strict=True)):
             with self._disk.edit():
-                self._disk.grow(path, (self._disk.count("", PAIR), *maps.shape))
+                for name in (MAPS, WIDE_MAPS):  # of one shape, so that xarray reads the group
+                    if self._disk.array(f"{group}/{name}") is not None:
+                        self._disk.grow(f"{group}/{name}", (index + 1, *maps.shape))
         array = self._disk.array(path)
         if array.dtype == np.float16 and largest > HALF_FLOAT_MAX:
             path = self._wide_maps(group, array)
         elif array.dtype == np.float16:
             with np.errstate(over="ignore"):
                 maps = maps.astype(np.float16)
+        self._disk.unmark(group, index)
         self._disk.put(path, index, maps)
         for variable, value in ((HEIGHT, maps.shape[1]), (WIDTH, maps.shape[2])):
             sizes = self._disk.array(f"{group}/{variable}", index)
@@ -593,6 +597,7 @@ class Run:
         with self._explained():
             index = self._disk.index(CONTROL, ARM, arm), self._disk.index(CONTROL, SEED, seed)
             scenes = self._disk.count(CONTROL, SCENE)
+            self._disk.unmark(CONTROL, *index)
             for name, values in measures.items():
                 check_name(name, "measure")
                 values = np.asarray(values, dtype=np.float64)
@@ -645,7 +650,11 @@ class Run:
                 return self.reached(*key) == self._disk.count(HISTORY, STEP)
             if len(key) > len(dims):
                 array = self._disk.array(f"{group}/{key[-1]}", *indices)
-                return array is not None and bool(np.isfinite(array[indices[0]]).any())
+                if array is None or head != IMAGES:
+                    return array is not None and bool(np.isfinite(array[indices[0]]).any())
+                height, width = self._disk.true_size(indices[0])
+                image = array[indices[0], :, :height, :width]
+                return is_whole(image, array.chunks[1:])
             array = self._disk.array(f"{group}/{WRITTEN}", *indices)
             return array is not None and bool(array[tuple(indices)])
 
@@ -674,18 +683,23 @@ class Run:
             )
         return explained(self._place)
 
-    def _update_root(self, **attributes: Any) -> None:
+    def _update_root(self, attributes: Mapping | None = None, *, final: bool = False) -> None:
+        """Renew the root document: attributes, sign of life, and what there is.
+
+        Listing what there is takes a request for every array where the place is remote, so it is
+        done there when a writer ends; fusionkit's own readers do not need it.
+        """
         with self._place.lock():
             root = self._place.read("zarr.json")
             if root is None:
                 raise StoreError(f"{self.path} is gone: the folder was removed during the run.")
-            root["attributes"].update(attributes)
+            root["attributes"].update(attributes or {})
             sessions = {entry["id"]: entry for entry in root["attributes"]["sessions"]}
             if (own := sessions.get(self._session)) and "ended" not in own:
                 own["heartbeat"] = root["attributes"]["heartbeat"] = session.now()
             if self._progress is not None:
                 root["attributes"]["progress"] = self._progress
-            if self._disk.changed:
+            if self._disk.changed and (final or self._place.local is not None):
                 root["consolidated_metadata"] = consolidated(self._place)
                 self._disk.changed = False
             self._place.write("zarr.json", root)
@@ -712,7 +726,7 @@ class Run:
                     root = self._place.read("zarr.json")
                     if root is not None:
                         ended = session.leave(root["attributes"], self._session, status, message)
-                        self._update_root(**ended)
+                        self._update_root(ended, final=True)
         finally:
             self._let_go()
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusionkit.store import provenance
-from fusionkit.store.errors import RunMismatch, StoreError, nearest, some
+from fusionkit.store.errors import RunMismatch, StoreError, explained, nearest, some
 from fusionkit.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -126,7 +126,10 @@ def _age(moment: str) -> float:
 def read_root(place: Location) -> dict | None:
     """The root document of a run; None for an empty place; an error for anything else."""
     try:
-        root = place.read("zarr.json")
+        with explained(place, "read"):
+            root = place.read("zarr.json")
+    except StoreError:
+        raise
     except ValueError as error:
         raise StoreError(f"{place} is damaged: {error}") from error
     if root is None:
@@ -207,7 +210,9 @@ def existing(place: Location) -> dict:
     root = read_root(place)
     if root is not None:
         return root
-    if place.exists():
+    with explained(place, "read"):
+        there = place.exists()
+    if there:
         raise StoreError(
             f"{place} is not a run of fusionkit: it has no zarr.json, "
             + (f"but {some(names)}." if (names := list(place.names())) else "and nothing else.")
