@@ -7,8 +7,6 @@ the noise and fuse the two images".
 
 from collections.abc import Sequence
 
-import torch
-
 PROMPTS: dict[str, tuple[str, ...]] = {
     "none": (
         "fuse the two images",
@@ -203,14 +201,8 @@ def clauses(name: str) -> tuple[str, ...]:
     return PROMPTS[key]
 
 
-def sentence(parts: Sequence[str]) -> str:
-    """Clauses as one sentence: commas between them, "and" before the last."""
-    *before, last = parts
+def sentence(requests: Sequence[str]) -> str:
+    """Requests as one sentence: commas between them, "and" before the last, no full stop."""
+    *before, last = (said[:1].lower() + said[1:].rstrip(". ") for said in requests)
     said = f"{', '.join(before)} and {last}" if before else last
     return said[:1].upper() + said[1:]
-
-
-def prompt_for(names: Sequence[str], generator: torch.Generator) -> str:
-    """A sentence for some degradations in their order, one clause drawn for each."""
-    drawn = [clauses(name) for name in names or ("none",)]
-    return sentence([c[int(torch.randint(len(c), (), generator=generator))] for c in drawn])

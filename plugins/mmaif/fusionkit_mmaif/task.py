@@ -13,7 +13,7 @@ from fusionkit.protocols import Pair
 from fusionkit.registry import Registry
 from fusionkit_mmaif.datasets import FusedPair
 from fusionkit_mmaif.degradations import VISIBLE_INFRARED, stage
-from fusionkit_mmaif.prompts import prompt_for
+from fusionkit_mmaif.prompts import clauses, sentence
 from fusionkit_mmaif.targets import target_provider
 
 
@@ -32,7 +32,7 @@ class DegradedFusion:
         registry: where the degradations are.
         encoder, guides: offered to every task, not needed here.
         crop: side of a sample in pixels; None takes whole pictures, which then need one size.
-        degradations: names to draw from.
+        degradations: names to draw from, of any plugin; each brings its requests.
         most: degradations of a sample are 1 to so many.
         clean_share: share of samples without any.
         empty_share: share of samples without a sentence.
@@ -75,7 +75,7 @@ class DegradedFusion:
         self.damages = {name: registry.create("degradation", name) for name in degradations}
         generator = torch.Generator().manual_seed(variety_seed)
         self.composites = [self._compose(most, generator) for _ in range(variety)]
-        self.plain = [((), prompt_for((), generator)) for _ in range(8)]
+        self.plain = [((), sentence([clause])) for clause in clauses("none")]
         self.provide = target_provider(target, target_checkpoint, registry)
         self._targets: dict[int, Tensor] = {}
         own = [pair.prompt for pair in self.pairs if isinstance(pair, FusedPair) and pair.prompt]
@@ -127,7 +127,8 @@ class DegradedFusion:
             if key not in drawn and len(drawn) < count:
                 drawn[key] = names[place]
         found = tuple(sorted(drawn.values(), key=stage))
-        return found, prompt_for(found, generator)
+        requests = (self.damages[name].prompts for name in found)
+        return found, sentence([said[_below(len(said), generator)] for said in requests])
 
     def _draw(self, generator: torch.Generator) -> dict[str, Any]:
         index = _below(len(self.pairs), generator)

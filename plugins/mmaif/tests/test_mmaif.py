@@ -603,11 +603,18 @@ def test_composites_follow_physics_and_say_every_degradation(registry):
         sizes.add(len(names))
         assert list(names) == sorted(names, key=stage)
         for name in names:
-            clauses = [c[1:] for c in prompts.clauses(name)]  # a sentence begins large
+            clauses = [p[1:] for p in samples.damages[name].prompts]  # a sentence begins large
             assert any(clause in prompt for clause in clauses)
         sides = [(stage(n), samples.damages[n].modality) for n in names]
         assert len(set(sides)) == len(sides)
     assert sizes == {1, 2, 3}
+
+
+def test_degradations_of_other_plugins_can_be_drawn(registry):
+    samples = task(registry, degradations=("low-light", "ir-stripes"), clean_share=0.0)
+    batch = samples.sample(4, torch.Generator().manual_seed(0))
+    assert {name for row in batch.labels["degradations"] for name, _ in row} <= set(samples.damages)
+    assert len(samples.prompts) > 10
 
 
 def test_a_window_is_one_of_the_ratios(registry):
@@ -628,7 +635,7 @@ def test_every_degradation_has_ten_requests_or_more():
         assert prompts.clauses(name)
     assert set(VISIBLE_INFRARED) <= set(DEGRADATIONS)
     assert {f"mmaif-{n}" for row in ORDER for n in row} == set(DEGRADATIONS)
-    assert prompts.sentence(["a b", "c", "d"]) == "A b, c and d"
+    assert prompts.sentence(["A b.", "c", "D"]) == "A b, c and d"
     assert prompts.sentence(["fuse"]) == "Fuse"
 
 
