@@ -14,12 +14,13 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fusionkit import store
-from fusionkit.widgets import Inspector
+from fusionkit.widgets import HOW, Inspector
 
 HEIGHT, WIDTH = 480, 640
 LAYERS = {"full": (64, 480, 640), "half": (128, 240, 320), "quarter": (256, 120, 160)}
@@ -82,9 +83,12 @@ def evict(path: Path) -> None:
             os.close(handle)
 
 
-def say(what: str, took: list[float]) -> None:
+def say(what: str, took: list[float], busy: Sequence[float] = ()) -> None:
     took = 1000 * np.array(took)
-    print(f"{what:<52} median {np.median(took):6.0f} ms, worst {took.max():6.0f} ms", flush=True)
+    work = f", processor {1000 * np.median(busy):5.0f} ms" if len(busy) else ""
+    print(
+        f"{what:<52} median {np.median(took):6.0f} ms, worst {took.max():6.0f} ms{work}", flush=True
+    )
 
 
 def kernel(path: Path) -> None:
@@ -98,18 +102,18 @@ def kernel(path: Path) -> None:
     view._heard(view, {"kind": "ready"}, [])
 
     def move(what: str, trait: str, values: list) -> None:
-        took = []
+        took, busy = [], []
         for value in values:
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             setattr(view, trait, value)
             took.append(time.perf_counter() - began)
-        say(what, took)
+            busy.append(time.process_time() - worked)
+        say(what, took, busy)
 
-    some = view.pairs[1 :: max(1, len(view.pairs) // 12)]
-    for how in ("channel", "mean", "colors", "grid"):
+    for how in HOW:
         view.how = how
-        move(f"pair, layer of 64 at 480x640 as {how}", "pair", some)
-        some = [view.pairs[view.pairs.index(p) - 1] for p in some]
+        # Every time pairs that nobody has read yet.
+        move(f"pair, layer of 64 at 480x640 as {how}", "pair", view.pairs[1 + HOW.index(how) :: 17])
     view.how = "channel"
     for layer in LAYERS:
         view.pair = view.pairs[-1]

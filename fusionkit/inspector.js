@@ -380,7 +380,6 @@ class View {
     this.colors = model.get("colormaps");
     this.window = [...model.get("window")];
     this.aspect = 0.75;
-    this.facts = {};
     this.ranking = null;
     this.thumbs = new Map();
     this.hovered = null;
@@ -388,6 +387,7 @@ class View {
     this.tab = null;
     this.sorted = { column: null, down: true, outliers: false };
     this.stops = [];
+    this.direction = 1;
     // The lab's shortcuts would otherwise act on the cell while keys are typed here.
     this.root = make("div", { className: "fk-inspector", tabIndex: 0 });
     this.root.setAttribute("data-lm-suppress-shortcuts", "true");
@@ -420,6 +420,7 @@ class View {
     this.seen?.disconnect();
     clearTimeout(this.later);
     clearTimeout(this.waiting);
+    clearTimeout(this.ahead);
     this.thumbs.forEach((url) => url && URL.revokeObjectURL(url));
   }
 
@@ -641,7 +642,7 @@ class View {
     if (message.kind === "pair") {
       this.rasters.clear();
       this.pictures.clear();
-      this.facts = message.facts;
+      this.prepare("pictures", 300);
       this.scores.replaceChildren(...Object.entries(message.facts).map(([name, value]) =>
         make("span", { className: "fk-score" }, make("i", { textContent: name }), ` ${digits(value)}`)));
       this.mark();
@@ -670,6 +671,8 @@ class View {
     } else if (message.kind === "ranking") {
       this.ranking = { layer: message.layer, pair: this.model.get("pair"), ranking: message.ranking };
       this.fit();
+    } else if (message.kind === "done" && message.of === "ahead") {
+      if (this.part === "pictures") this.prepare("features", 100);
     } else if (message.kind === "done" && message.of === "ask") {
       this.askButton.disabled = false;
       this.askButton.textContent = "fuse";
@@ -677,6 +680,17 @@ class View {
                (message.kind === "table" && this.tab === "scores")) {
       this[`fill_${message.kind}`](message);
     }
+  }
+
+  // Have the kernel read the next pair while nobody waits: in parts, so that a click can come between.
+  prepare(part, delay) {
+    const pairs = this.model.get("pairs");
+    const pair = this.step(pairs, this.model.get("pair"), this.direction);
+    clearTimeout(this.ahead);
+    this.ahead = setTimeout(() => {
+      this.part = part;
+      this.model.send({ kind: "ahead", pair, part });
+    }, delay);
   }
 
   fillPrompts(about) {
@@ -763,8 +777,12 @@ class View {
   }
 
   go(pair) {
-    if (this.model.get("pairs").includes(pair)) this.set({ pair });
-    else this.message.textContent = `the run kept no pictures of ${pair}, only its scores.`;
+    const pairs = this.model.get("pairs");
+    if (pairs.includes(pair)) {
+      clearTimeout(this.ahead);
+      this.direction = pairs.indexOf(pair) < pairs.indexOf(this.model.get("pair")) ? -1 : 1;
+      this.set({ pair });
+    } else this.message.textContent = `the run kept no pictures of ${pair}, only its scores.`;
   }
 
   step(list, now, by) {

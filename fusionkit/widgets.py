@@ -7,6 +7,7 @@ is no kernel (an exported notebook, a code host), the present view remains as a 
 """
 
 import base64
+import contextlib
 import io
 import logging
 import os
@@ -573,6 +574,7 @@ class Inspector(anywidget.AnyWidget):
             "curves": lambda: self.send(self._curves()),
             "about": lambda: self.send({"kind": "about", "runs": _plain(self.about())}),
             "code": lambda: self.send({"kind": "code", "text": self.code()}),
+            "ahead": lambda: self._ahead(content["pair"], content["part"]),
             "ask": lambda: self.ask(content["prompt"]),
             "refresh": self._refresh,
         }
@@ -612,6 +614,18 @@ class Inspector(anywidget.AnyWidget):
                     buffers.append(data)
             message = {"kind": "pane", "pair": self.pair, "name": name, "about": _plain(about)}
             self.send({**message, "rasters": rasters}, buffers)
+
+    def _ahead(self, pair: str, part: str) -> None:
+        """Read what the pair that probably comes next will need, while nobody waits."""
+        references = {"ir", "vi", self.fused, self.first, self.second, self.over}
+        reads = [(self.shelf.image, name) for name in references if name in self.options["images"]]
+        reads += [(self.shelf.heatmaps, self.heatmap)] if self.heatmap else []
+        if part == "features":
+            whole = self.layer and "features" in self.panes and self.how != "channel"
+            reads = [(self.shelf.features, self.layer)] if whole else []
+        for read, name in reads:
+            with contextlib.suppress(store.StoreError, OSError):
+                read(name, pair)
 
     def _thumbs(self, pairs: Sequence[str]) -> None:
         """Small pictures of the pairs whose row came into sight, as JPEG."""

@@ -16,13 +16,17 @@ import pandas as pd
 import papermill
 import pytest
 
+import fusionkit as fk
 from fusionkit import store
-from fusionkit.notebook import launch_environment
+from fusionkit.bench import compare_recipes
+from fusionkit.errors import BadRequest
+from fusionkit.notebook import CompareParameters, launch_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SMALL = {"steps": 12, "train_pairs": 12, "test_pairs": 6, "questions": 6, "shown": 2}
 TRAIN_SMALL = {k: v for k, v in SMALL.items() if k != "steps"} | {"overrides": {"steps": 12}}
+COMPARE_SMALL = SMALL | {"metrics": ["EN", "SD"]}
 INSTRUCT_SMALL = {"steps": 8, "train_pairs": 4, "overrides": {"refine_options.max_steps": 3}}
 
 pytestmark = pytest.mark.notebook
@@ -72,6 +76,7 @@ def test_the_words_control_the_picture_and_the_baseline_is_at_chance(main_job):
     assert control["gain"].sel(arm="film").item() > 0.08
     assert control["repair_gain_db"].sel(arm="film").item() > 0.8
     assert control["named_right_scene"].sizes["scene"] == 64
+    assert set(control["scene"].values) == set(tree.attrs["pairs"])
 
 
 def test_everything_the_contract_names_is_in_the_store(main_job):
@@ -175,6 +180,32 @@ def test_evaluate_scores_folders_side_by_side_and_an_example_without_any(tmp_pat
     assert "scene-100003" in out.read_text(encoding="utf-8")
 
 
+def test_compare_sets_recipes_side_by_side_and_given_weights_score_as_they_did(tmp_path):
+    runs = tmp_path / "runs"
+    given = {**COMPARE_SMALL, "recipes": ["control", "occo-small"], "store": str(runs)}
+    out = run("compare", tmp_path / "compare.ipynb", **given)
+    assert out.read_text(encoding="utf-8").count('"image/png"') == 4
+    tests = pd.read_csv(runs / "compare.tests.csv")
+    assert tests[["first", "second", "n"]].values.tolist() == [["control", "occo-small", 6]] * 2
+    found = fk.compare(runs)
+    assert found.methods == ["control", "occo-small"]
+    assert set(found.control()["method"]) == {"control"}  # the other reads no prompt
+    assert all(t.attrs["status"] == "complete" for trees in found.runs.values() for t in trees)
+
+    weights = str(runs / "control.zarr.checkpoints" / "control-seed0.pt")
+    again = {"recipes": ["control"], "checkpoints": {"control": weights}}
+    again |= {"store": str(tmp_path / "again")}
+    (path,) = compare_recipes(CompareParameters(**{**COMPARE_SMALL, **again})).values()
+    assert not Path(f"{path}.checkpoints").exists(), "nothing is trained"
+    first, second = (store.open_run(p)["scores"]["score"] for p in (runs / "control.zarr", path))
+    np.testing.assert_array_equal(first.values, second.values)
+    before = store.run_info(path)["started"]
+    compare_recipes(CompareParameters(**{**COMPARE_SMALL, **again}))
+    assert (store.run_info(path)["started"], store.run_info(path)["status"]) == (before, "complete")
+    with pytest.raises(BadRequest, match="Did you mean 'control'"):
+        compare_recipes(CompareParameters(checkpoints={"contrl": weights}))
+
+
 def test_an_instruction_is_followed_edit_by_edit_and_kept(tmp_path):
     path = str(tmp_path / "instruct.zarr")
     out = run("instruct", tmp_path / "instruct.ipynb", store=path, **INSTRUCT_SMALL)
@@ -272,6 +303,7 @@ def test_nbval_runs_every_notebook(main_job, tmp_path):
         "plugin": {"steps": 4, "train_pairs": 8, "questions": 4},
         "evaluate": {"metrics": ["EN", "SSIM"], "table": str(tmp_path / "e.csv")},
         "instruct": INSTRUCT_SMALL | {"store": str(tmp_path / "i.zarr")},
+        "compare": COMPARE_SMALL | {"recipes": ["control"], "store": str(tmp_path / "c")},
     }
     for source in NOTEBOOKS.glob("*.ipynb"):
         notebook = json.loads(source.read_text(encoding="utf-8"))

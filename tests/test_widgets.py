@@ -371,6 +371,23 @@ def test_the_browser_gets_each_picture_once_and_only_what_changed(run):
     assert browser.panes() == ["features"]
 
 
+def test_the_next_pair_is_read_while_nobody_waits(run, monkeypatch):
+    view = widgets.inspect(run)
+    view.pair = "wood"
+    browser = Browser(view)
+    browser.ask("ready")
+    for part in ("pictures", "features"):  # of those that the run lacks nothing is heard
+        assert browser.ask("ahead", pair="street", part=part) == []
+
+    def refuse(*given):
+        raise AssertionError("read again")
+
+    for read in ("read_image", "read_heatmaps", "read_features"):
+        monkeypatch.setattr(store, read, refuse)
+    view.pair = "street"
+    assert not [m for m, _ in browser.heard if "hole" in m.get("about", {})]
+
+
 # --- keeping what is seen ------------------------------------------------------------------------
 
 
