@@ -182,4 +182,5 @@ def fuse_file(
             f"the pictures of a pair have one size and are aligned to the pixel, but "
             f"{'; '.join(sizes)}. Register and crop them first."
         )
-    return write_image(target, method.fuse(infrared[None], visible[None], text)[0])
+    fused = method.fuse(infrared[None], visible[None], text, names=(vi.stem,))
+    return write_image(target, fused[0])

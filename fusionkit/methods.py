@@ -66,8 +66,9 @@ class Method:
                 reads=recipe.reads,
             )
         )
+        offers = {"encoder": encoder, "registry": registry}
         self.guides = {
-            part.name: create(registry, "guide", part.name, part.options, encoder=encoder)
+            part.name: create(registry, "guide", part.name, part.options, **offers)
             for part in recipe.guides
         }
         if network is None:
@@ -137,6 +138,9 @@ class Method:
         ir: Tensor,
         vi: Tensor,
         text: Sequence[str] | str | TextFeatures | Mapping[str, Any] | None = None,
+        *,
+        guides: Mapping[str, Tensor] | None = None,
+        names: Sequence[str] = (),
     ) -> Tensor:
         """Fuse pictures under a text.
 
@@ -145,6 +149,9 @@ class Method:
             vi: ``(B, 3, H, W)`` in [0, 1], the same height and width.
             text: one prompt, or one per pair, or features already made; None says the recipe's
                 default. For a method that reads several texts, each of these by its kind.
+            guides: maps of one's own by name, ``(B, C, h, w)``; a guide of the recipe whose maps
+                are all here is not asked.
+            names: what the pairs are called, for guides that read files.
 
         Returns:
             ``(B, 3, H, W)`` in [0, 1], on the device of ``vi``.
@@ -159,7 +166,13 @@ class Method:
                 f"{self.recipe.name} needs pictures of at least {minimum} pixels on each side, "
                 f"got {vi.shape[-2]}x{vi.shape[-1]}."
             )
-        batch = Batch(visible=vi, infrared=ir)
+        for name, given in (guides or {}).items():
+            if given.ndim != 4 or len(given) != len(vi):
+                raise BadRequest(
+                    f"guide {name!r} is {tuple(given.shape)}, and {len(vi)} pairs need "
+                    f"({len(vi)}, C, h, w)."
+                )
+        batch = Batch(visible=vi, infrared=ir, guides=dict(guides or {}), names=tuple(names))
         words = bool(text or self.recipe.default_text) and not isinstance(text, TextFeatures)
         if isinstance(text, Mapping):
             batch, text = batch.replace(**self._by_kind(text, len(vi))), None
