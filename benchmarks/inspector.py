@@ -136,6 +136,7 @@ def browser(path: Path, folder: Path) -> None:
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=lab.CHROMIUM, args=lab.FLAGS)
         for page in lab.opened(chromium, notebook):
+            page.set_default_timeout(600_000)
             page.wait_for_function(lab.DRAWN)
             root = page.locator(".fk-inspector")
             for what, how, keys, pane in (

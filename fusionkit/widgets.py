@@ -421,6 +421,9 @@ class Inspector(anywidget.AnyWidget):
         shown = self.shelf.shown.get(label)
         if isinstance(shown, Typed):
             return f"“{shown.prompt}”"
+        if name == "fused_plain" and shown is not None:
+            plain = shown.tree.attrs.get("recipe", {}).get("default_text")
+            return f"“{plain}”" if plain else ""
         place = {"fused": 0, "fused_other": 1}.get(name)
         if shown is None or place is None:
             return ""

@@ -138,10 +138,16 @@ def opened(browser, notebook):
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
             " === 'idle'"
         )
-        for command in ("application:toggle-left-area", "notebook:run-all-cells"):
-            page.evaluate(f"() => {{ window.jupyterapp.commands.execute('{command}'); }}")
+        page.evaluate(
+            """() => {
+                const { commands } = window.jupyterapp;
+                commands.execute("application:toggle-left-area");
+                commands.execute("notebook:run-all-cells").then(() => (window.allRan = true));
+            }"""
+        )
         page.wait_for_selector(".fk-inspector canvas[data-drawn]", state="attached")
         page.locator(".fk-inspector").scroll_into_view_if_needed()
+        page.wait_for_function("() => window.allRan")
         yield page
     finally:
         context.close()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from fusionkit import browsing, store, views, widgets
 
-ABOUT = {"recipe": {"name": "toy"}, "components": {}, "seed": 0, "device": "cpu"}
+RECIPE = {"name": "toy", "default_text": "plainly"}
+ABOUT = {"recipe": RECIPE, "components": {}, "seed": 0, "device": "cpu"}
 
 
 def noise(*shape, seed=0):
@@ -166,6 +167,12 @@ def test_a_pair_with_fewer_prompts_shows_its_own(run):
     view.pair = "wood"
     assert view.prompt == 0
     assert view.pane("heat map")[0]["prompts"] == ["fog"]
+
+
+def test_a_picture_says_under_which_prompt_it_was_fused(run):
+    view = widgets.inspect(run)
+    names = ("fused", "fused_other", "fused_plain", "fused_baseline", "vi")
+    assert [view.text_of(name) for name in names] == ["“a car”", "“the sky”", "“plainly”", "", ""]
 
 
 def test_what_the_run_lacks_is_said(run):
