@@ -3,6 +3,8 @@
     [degree] action "of the" region ["in the infrared image"]      or, of a whole picture,
     [degree] action "of the infrared image"
 
+"In the image" says nothing and is read over.
+
 Actions are the templates that the authors document (section on data of the paper and the README of
 the release), and two in the same manner for damages that only an infrared camera has. Degree and
 modality are additions of this plugin: they are words of the process phrase, so the sentence alone
@@ -42,7 +44,7 @@ PHOTO = "photo"
 NOTHING = "the photo"
 """Process phrase of an empty instruction."""
 
-_IN = re.compile(rf"(.*) in the ({'|'.join(MODALITIES)}) image")
+_IN = re.compile(rf"(.*) in the (?:({'|'.join(MODALITIES)}) )?image")
 _WHOLE = re.compile(rf"({'|'.join(MODALITIES)}) {IMAGE}")
 _DEGREE = re.compile(rf"({'|'.join(DEGREES)}) (.*)")
 _FORMS = [

@@ -95,6 +95,12 @@ def test_whatever_the_grammar_composes_it_parses_back():
     assert len(set(sentences)) == len(everything) == 432
 
 
+def test_in_the_image_is_read_over():
+    assert split("Enhance the light of the car in the image.") == (
+        "car", "enhance the light of the photo",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("instruction", "said"),
     [

@@ -19,8 +19,8 @@ from fusionkit_terf.instruction import EFFECTS, NOTHING, Edit, RuleParser
 from fusionkit_terf.regions import Regions, feathered, merge
 
 PARSERS = ("rules", "chat")
-CPU_STEPS, CPU_SIDE = 20, 96
-"""What ``auto`` allows an effect on a CPU."""
+CPU_SIDE = 96
+"""Side of the window that ``auto`` learns on, on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,9 @@ def edit(
             picture, as the release does.
         whole_numbers: cut pictures to 8 bits between edits, as the release does.
         max_steps, work_size: limits of what an effect may learn, see
-            :class:`~fusionkit_terf.effects.Effects`; ``auto`` is 20 steps on windows of 96 pixels
-            on a CPU and the published protocol on a GPU, None the published protocol.
+            :class:`~fusionkit_terf.effects.Effects`; ``auto`` is 20 steps (60 to
+            denoise) on windows of 96 pixels on a CPU and the published protocol on a GPU, None the
+            published protocol.
 
     Returns:
         The edited pictures. Where all pairs were edited alike, ``maps`` has for the n-th edit
@@ -89,7 +90,8 @@ def edit(
     slow = method.device.type == "cpu"
     effects = Effects(
         method.network,
-        max_steps=(CPU_STEPS if slow else None) if max_steps == "auto" else max_steps,
+        max_steps=None if max_steps == "auto" else max_steps,
+        quick=slow and max_steps == "auto",
         work_size=(CPU_SIDE if slow else None) if work_size == "auto" else work_size,
     )
     regions = _regions(method, guide, guide_options or {}, offline_guide, look_at)

@@ -153,7 +153,10 @@ ONLY_EFFECT = (
     r"|visibility|intensity|details?|textures?|saliency|clarity|contrast|sharpness)"
 )
 NOT = r"\b(?:do not|don't|dont|never|unchanged|untouched|as (?:it|they) (?:is|are)$|alone$)"
-ARTICLE = r"^(?:the|a|an|this|that|these|those|every|all|any|some|its|their|his|her)\s+"
+ARTICLE = (
+    r"^(?:the|a|an|this|that|these|those|every|all|any|some|its|their|his|her"
+    r"|both|two|three|four|five|several|many)\s+"
+)
 
 
 class RuleParser:

@@ -1,5 +1,6 @@
 """Where an edit acts: a region in words becomes a mask, by any guide of the registry."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from fusionkit.guides import enlarge
 from fusionkit.methods import create
 from fusionkit.protocols import Guide
 from fusionkit.registry import Registry
-from fusionkit_terf.instruction import BACKGROUND, Edit, parts_of
+from fusionkit_terf.instruction import BACKGROUND, NOTHING, Edit, parts_of
 
 FOREGROUND = ("person", "car", "truck", "bus", "bicycle")
 """What is no background where a command names nothing else."""
@@ -70,12 +71,13 @@ class Regions:
             edits: those that do something.
             command: all that was asked for; what a clause wants left alone is no background.
         """
-        named = [
-            thing for edit in edits for thing in parts_of(edit.region).things if thing != BACKGROUND
-        ]
-        return [self._mask(batch, fused, edit.region, named or FOREGROUND) for edit in edits]
+        changed = _things(edits) or [*FOREGROUND]
+        named = [*changed, *_things([edit for edit in command if edit.effect == NOTHING])]
+        return [self._mask(batch, fused, edit.region, named) for edit in edits]
 
     def _mask(self, batch: Batch, fused: Tensor, region: str, named: Sequence[str]) -> Tensor:
+        if outside := re.fullmatch(r"everything except(?: for)? (.+)", region):
+            return 1 - self._mask(batch, fused, outside[1], named)
         things, place = parts_of(region)
         if not things:
             return _half(fused, place)
@@ -140,6 +142,11 @@ def placed(mask: Tensor, place: str, *, plural: bool = False) -> Tensor:
     if real.any() and not (plural and chosen.any()):
         chosen = numbers == numbers[real][np.argmax(score[real])]
     return torch.from_numpy(np.isin(pieces, numbers[chosen]))[None, None].to(mask)
+
+
+def _things(edits: Sequence[Edit]) -> list[str]:
+    found = (thing for edit in edits for thing in parts_of(edit.region).things)
+    return [thing for thing in found if thing != BACKGROUND]
 
 
 def _plural(thing: str) -> bool:
