@@ -1,6 +1,8 @@
 """Where and in what precision to compute: chosen by what the machine can do, never by hope."""
 
+import ctypes
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 
@@ -8,6 +10,11 @@ from fusionkit.errors import BadRequest, did_you_mean
 
 DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Numbers of two settings of ``mallopt``, from ``malloc.h`` of the GNU C library."""
+KEPT = 1 << 30
+"""Bytes of free memory at the end of the heap that go back to the system only beyond this."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -56,6 +63,23 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
+
+
+@cache
+def keep_memory() -> bool:
+    """Have this process keep memory that was freed, for what is allocated next; whether it does.
+
+    The GNU C library takes a block of more than 32 MB from the system each time and gives it back
+    each time, and the system clears every page of it anew when it is first touched. Where many maps
+    of whole pictures come and go on a processor, that takes longer than what is done with them. The
+    price is memory: a network asks for this where it gains by it. Other C libraries and systems are
+    left as they are; for a GPU torch keeps memory itself.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return False
+    return bool(mallopt(M_TRIM_THRESHOLD, KEPT)) and bool(mallopt(M_MMAP_MAX, 0))
 
 
 def describe(device: torch.device) -> str:

@@ -1,7 +1,8 @@
 r"""The network of IF-FILM: two streams, three text-guided blocks, one decoder.
 
 Source: Z. Zhao et al., "Image Fusion via Vision-Language Model", ICML 2024, figure 2. The layers
-follow the released code: three blocks, a decoder of three Restormer blocks, grey pictures in and out.
+follow the released code: three blocks, a decoder of three Restormer blocks, grey pictures in and
+out.
 """
 
 import warnings
@@ -13,6 +14,7 @@ from torch.nn.functional import conv2d
 
 from fusionkit.batch import Batch, Fused, TextFeatures
 from fusionkit.color import luma, recolor
+from fusionkit.devices import keep_memory
 from fusionkit.errors import BadRequest, did_you_mean
 from fusionkit.protocols import BuildModulation
 from fusionkit_iffilm.restormer import RestormerBlock
@@ -119,6 +121,8 @@ class IfFilm(nn.Module):
 
         ``text`` are features, or tokens ``(B, L, D)`` alone.
         """
+        if infrared.device.type == "cpu":
+            keep_memory()  # dozens of maps as large as the picture come and go
         asked = weight = None
         if self.text_process is not None:
             tokens, mask = self._tokens(text, infrared)

@@ -67,20 +67,17 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.permute(0, 2, 3, 1)  # B H W C, how channels-last memory lies
         batch, channels = len(pixels), pixels.shape[-1]
-        into, near = self.qkv.weight, self.depthwise.weight
-        asking, answering = slice(0, 2 * channels), slice(2 * channels, None)
-        grams, values = [], []
+        weights = tuple(zip(self.qkv.weight.chunk(3), self.depthwise.weight.chunk(3), strict=True))
+        products, squares, values = [], [], []
         for strip, edges, _ in _strips(pixels):
             normed = self.norm(strip)
-            both = _local(normed, into[asking], near[asking], edges).flatten(1, 2)  # B P 2C
-            values.append(_local(normed, into[answering], near[answering], edges).flatten(1, 2))
-            wide = torch.promote_types(both.dtype, torch.float32)
-            grams.append((both.mT @ both).to(wide))
-        gram = sum(grams)  # B 2C 2C; q k^T beside the diagonal, squared lengths on it
-        length = gram.diagonal(dim1=1, dim2=2).clamp_min(EPS**2).sqrt()  # B 2C
-        cosine = gram[:, :channels, channels:] / (
-            length[:, :channels, None] * length[:, None, channels:]
-        )
+            query, key, value = (_local(normed, *w, edges).flatten(1, 2) for w in weights)  # B P C
+            values.append(value)
+            wide = torch.promote_types(value.dtype, torch.float32)
+            products.append((query.mT @ key).to(wide))
+            squares.append(torch.stack([(x * x).sum(1, dtype=wide) for x in (query, key)]))
+        query, key = sum(squares).clamp_min(EPS**2).sqrt()  # lengths along the pixels, B C
+        cosine = sum(products) / (query[:, :, None] * key[:, None])  # B C C
         size = channels // self.heads
         blocks = cosine.reshape(batch, self.heads, size, self.heads, size)
         blocks = blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # B h d d

@@ -99,7 +99,7 @@ class ScanGate(nn.Module):
     def ask(self, strips: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         """Attention to each strip per head, mean over the tokens by weight: ``(B, heads, N)``."""
         query, key = self._query_key(strips, text)
-        shape, places = query.shape, key.shape[2]
+        shape, places = query.shape, key.shape[3]
         if torch.is_grad_enabled():
             attend = partial(checkpoint, _attend, use_reentrant=False)
         else:
@@ -125,7 +125,7 @@ class ScanGate(nn.Module):
         """Attention of every token, mean over the heads: ``(B, L, N)``. For maps, not for speed."""
         on_grid = pointwise_and_resize(self.into, feature, self.grid)
         query, key = self._query_key(on_grid.reshape(len(feature), -1, WIDTH), text)
-        rows = [(q @ key.mT).softmax(-1).mean(1) for q in query.split(16, 2)]
+        rows = [(q @ key).softmax(-1).mean(1) for q in query.split(16, 2)]
         return torch.cat(rows, 1)
 
     def answer(self, strips: Tensor, attention: Tensor) -> Tensor:
@@ -141,14 +141,16 @@ class ScanGate(nn.Module):
         to_query, to_key, _ = self.attention.in_proj_weight.chunk(3)
         query = linear(text, to_query, self.attention.in_proj_bias.chunk(3)[0])
         query = query * (WIDTH // self.heads) ** -0.5
-        key = linear(strips, to_key)
-        query, key = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (query, key))
-        return query, key.to(query.dtype)  # B heads L d, B heads N d
+        query = query.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        # The strips last, as the product with the queries reads them: in bfloat16 twice as fast.
+        key = torch.bmm(to_key.expand(len(strips), -1, -1), strips.mT)
+        key = key.unflatten(1, (self.heads, -1))
+        return query, key.to(query.dtype)  # B heads L d, B heads d N
 
 
 def _attend(query: Tensor, weight: Tensor, key: Tensor) -> Tensor:
-    """``(G, l, d)``, ``(G, 1, l)``, ``(G, N, d)`` -> weighted sum over tokens, ``(G, 1, N)``."""
-    shares = (query @ key.mT).softmax(-1)
+    """``(G, l, d)``, ``(G, 1, l)``, ``(G, d, N)`` -> weighted sum over tokens, ``(G, 1, N)``."""
+    shares = (query @ key).softmax(-1)
     return weight.to(shares.dtype) @ shares
 
 
