@@ -281,6 +281,32 @@ def info(store: str, as_json: bool) -> None:
     click.echo(json.dumps(facts, indent=2, default=str) if as_json else _outline(facts))
 
 
+@commands.command()
+@click.argument("store")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False), help="The page to write."
+)
+@click.option(
+    "--pairs", metavar="A,B,...",
+    help="Whose pictures and maps are shown; `all` for every pair that kept any; else the first 6.",
+)  # fmt: skip
+@click.option("--channels", type=click.IntRange(min=1), help="Channels shown of each layer.")
+@click.option("--side", type=click.IntRange(min=32), help="Largest side of a picture, in pixels.")
+def report(store: str, output: str, pairs: str | None, **options: Any) -> None:
+    """Write the stored run STORE as one self-contained page: pictures, maps, scores, curves.
+
+    It needs no kernel and no network, and can be mailed.
+    """
+    from fusionkit.report import report as write
+
+    chosen = None if pairs is None else [name.strip() for name in pairs.split(",") if name.strip()]
+    page = write(
+        store, output, pairs="all" if chosen == ["all"] else chosen,
+        say=partial(click.echo, err=True), **_given(**options),
+    )  # fmt: skip
+    click.echo(f"{page}: {page.stat().st_size / 2**20:.1f} MB")
+
+
 def _named_folders(given: Sequence[str]) -> dict[str, str] | list[str]:
     """``NAME=DIR`` or ``DIR`` each; a folder whose own name has a ``=`` is a folder."""
     named = {}
