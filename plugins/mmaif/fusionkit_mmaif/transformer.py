@@ -145,7 +145,7 @@ class Attention(nn.Module):
             value = torch.lerp(value, values_before, torch.sigmoid(self.share).to(value.dtype))
         words = tokens.shape[1] - len(turn[0])
         query, key = (
-            _turned(norm(x), turn, words).to(value.dtype)
+            _turned(norm(x.to(norm.weight.dtype)), turn, words).to(value.dtype)
             for norm, x in ((self.query_norm, query), (self.key_norm, key))
         )
         found = scaled_dot_product_attention(query, key, value, attn_mask=mask)
