@@ -16,6 +16,7 @@ _MODULES = {
     "Registry": "registry",
     "TextFeatures": "batch",
     "Thing": "protocols",
+    "compare": "comparison",
     "evaluate": "evaluation",
     "evaluate_folders": "scoring",
     "hookimpl": "hookspecs",

@@ -24,10 +24,10 @@ from fusionkit.batch import Batch, Fused
 from fusionkit.capture import capture
 from fusionkit.control import CHANCE, Question
 from fusionkit.data import collate
-from fusionkit.errors import BadRequest
+from fusionkit.errors import BadRequest, did_you_mean
 from fusionkit.evaluation import build_metrics, evaluate, facts
 from fusionkit.guides import add_guides
-from fusionkit.methods import Method, load_checkpoint, settle_encoder
+from fusionkit.methods import Method, load_checkpoint, load_method, settle_encoder
 from fusionkit.protocols import Metric, Pair
 from fusionkit.recipe import Recipe
 from fusionkit.registry import Registry
@@ -121,6 +121,8 @@ class Bench:
             notebook=notebook,
         )
         self.trained: dict[tuple[str, int], Method] = {}
+        self.weights: dict[str, str] = {}
+        """Checkpoints of the arms that are not trained here."""
 
     def _check_parts(self) -> None:
         """Build what the arms name once: a wrong name or option must not cost an earlier run."""
@@ -153,6 +155,25 @@ class Bench:
         registry = Registry.from_environment()
         recipe = bounded(registry.create("recipe", p.recipe), p)
         return cls._of(p, {recipe.name: recipe}, registry, "train", f"{recipe.name}-{p.dataset}")
+
+    @classmethod
+    def contender(cls, p: Any, name: str) -> "Bench":
+        """One of the recipes that the parameters of ``compare.ipynb`` name.
+
+        Its run says how to make it alone, and is the same whichever recipes stand beside it.
+        """
+        registry = Registry.from_environment()
+        weights = p.checkpoints.get(name)
+        recipe = registry.create("recipe", name)
+        alone = {"recipes": [name], "checkpoints": {} if weights is None else {name: weights}}
+        one = p.model_copy(update=alone | ({"store": f"{p.store}/{name}.zarr"} if p.store else {}))
+        if weights is None:
+            recipe = bounded(recipe, p)
+        else:  # there is nothing to repeat
+            one = one.model_copy(update={"seeds": p.seeds[:1]})
+        bench = cls._of(one, {name: recipe}, registry, "compare", f"compare/{name}-{p.dataset}")
+        bench.weights = {} if weights is None else {name: weights}
+        return bench
 
     @classmethod
     def _of(
@@ -194,11 +215,26 @@ class Bench:
         with self.run:
             for seed in self.seeds:
                 for arm in self.arms:
-                    self.train(arm, seed)
+                    if arm in self.weights:
+                        self.trained[arm, seed] = load_method(
+                            arm, self.weights[arm], device=str(self.device),
+                            precision=self.precision, registry=self.registry,
+                        )  # fmt: skip
+                    else:
+                        self.train(arm, seed)
                     self.measure(arm, seed)
             self.score()
             self.keep()
             return self.result()
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier process has done everything; the run then only wants completing."""
+        scored = all(self.run.done("scores", pair.name) for pair in self.test_set)
+        kept = all(self.run.done("images", pair.name) for pair in self.shown)
+        every = [(arm, seed) for arm in self.arms for seed in self.seeds]
+        asked = not self.questions or all(self.run.has_control(*arm_seed) for arm_seed in every)
+        return scored and kept and asked
 
     @property
     def encoder_name(self) -> str:
@@ -487,6 +523,39 @@ class Bench:
         sizes = [tuple(p.visible.shape[-2:]) for p in self.test_set]
         height, width = (max(s[axis] for s in sizes) for axis in (0, 1))
         self.run.declare_pairs([p.name for p in self.test_set], height, width, sizes)
+
+
+def compare_recipes(p: Any) -> dict[str, str]:
+    """What ``compare.ipynb`` does: each recipe loaded or trained, fused, scored and kept.
+
+    Every recipe has a store of its own, so what is there is not done again, also when other
+    recipes are named beside it.
+
+    Returns:
+        The stores by recipe, in the order asked for; :func:`fusionkit.compare` takes them.
+
+    Raises:
+        BadRequest: weights for a recipe that is not among those compared, or the request of one
+            recipe cannot be met.
+    """
+    for name in p.checkpoints:
+        if name not in p.recipes:
+            raise BadRequest(
+                f"checkpoints: {name!r} is not among the recipes that are compared."
+                f"{did_you_mean(name, p.recipes)}",
+                asked=name,
+                known=p.recipes,
+            )
+    stores = {}
+    for name in p.recipes:
+        bench = Bench.contender(p, name)
+        if bench.finished:
+            bench.run.complete()
+            print(f"done      {name} was finished before", flush=True)
+        else:
+            bench.everything()
+        stores[name] = bench.run.path
+    return stores
 
 
 def control_table(tree: Any, arms: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:

@@ -232,11 +232,11 @@ class InstructParameters(MachineParameters):
     """Weights; without, the recipe's reduced form is trained for ``steps`` steps."""
     dataset: Annotated[str, Component("dataset")] = "scenes"
     data_root: str | None = None
-    picture: Annotated[int, Field(ge=0)] = 6
+    picture: Annotated[int, Field(ge=0)] = 12
     """Which of the held-out pairs."""
     image_size: Size | None = 128
     train_pairs: Count = 48
-    steps: Count = 120
+    steps: Count = 200
 
 
 class EvaluateParameters(Parameters):
@@ -256,6 +256,41 @@ class EvaluateParameters(Parameters):
     """What some metrics need besides three pictures: ``{"mask": "folder"}``."""
     device: Device = "auto"
     resume: bool = True
+
+
+class CompareParameters(DataParameters, MachineParameters):
+    """``compare.ipynb``: several methods on the same pairs."""
+
+    recipes: Annotated[Many, Component("recipe"), Field(min_length=1)] = [
+        "control",
+        "occo-small",
+        "terf-small",
+    ]
+    checkpoints: Annotated[dict[str, str], BeforeValidator(_json)] = {}
+    """Weights by recipe; one without is trained here."""
+    metrics: Annotated[Many, Component("metric"), Field(min_length=1)] = [
+        "EN",
+        "SD",
+        "SF",
+        "AG",
+        "MI",
+        "SSIM",
+        "VIF",
+        "Qabf",
+        "SCD",
+    ]
+    overrides: Options = {}
+    """Values of every recipe that is trained here, by dotted path."""
+    steps: Count | None = 60
+    """Optimiser steps of each stage of a training here; None as for :class:`TrainParameters`."""
+    batch_size: Count | None = None
+    seeds: Seeds = [0]
+    train_pairs: Count = 128
+    test_pairs: Count = 50
+    questions: Count = 50
+    shown: Count = 4
+    store: str | None = None
+    """Folder of the runs, one for each recipe; None is ``runs/compare``."""
 
 
 class InspectParameters(Parameters):
@@ -278,6 +313,7 @@ SCHEMAS: dict[str, type[Parameters]] = {
     "train": TrainParameters,
     "instruct": InstructParameters,
     "evaluate": EvaluateParameters,
+    "compare": CompareParameters,
     "inspect": InspectParameters,
     "plugin": PluginParameters,
 }
