@@ -27,6 +27,10 @@ _DEAD_SECONDS = 60.0
 """A remote lock that has not changed hands for this long belongs to a process that died."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class _Turn:
     """Whose turn it is at one place, shared by every :class:`Location` of this process there."""
 
@@ -34,6 +38,7 @@ class _Turn:
         self.threads = threading.RLock()
         self.depth = 0
         self.release: Callable[[], None] = _nothing
+        self.renew: Callable[[], None] = _nothing
 
 
 _turns: dict[str, _Turn] = {}
@@ -123,6 +128,7 @@ class Location:
             if self.local is not None:
                 data = (self.local / key).read_bytes()
             else:
+                self._turn.renew()
                 data = self._fs.cat_file(f"{self._root}/{key}")
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -135,6 +141,7 @@ class Location:
         """Replace a JSON document. A crash leaves the old one or the new one, never half of it."""
         data = json.dumps(document, indent=1, allow_nan=False).encode()
         if self.local is None:
+            self._turn.renew()
             self._fs.pipe_file(f"{self._root}/{key}", data)
             return
         target = self.local / key
@@ -176,7 +183,8 @@ class Location:
 
         A local folder is locked by the system, until its holder lets go or dies. Elsewhere an
         object ``<name>.lock`` beside the run is made where none is, which S3 and its like decide in
-        one step; one that stays the same for a minute is a dead process's. A place whose fsspec
+        one step; its holder renews it, and one that stays the same for a minute is a dead
+        process's. A place whose fsspec
         driver cannot make an object exclusively has no lock between processes.
         """
         turn = self._turn
@@ -184,59 +192,69 @@ class Location:
             turn.depth += 1
             try:
                 if turn.depth == 1:
-                    turn.release = self._lock_processes()
+                    turn.release = self._lock_processes(turn)
                 yield
             finally:
                 turn.depth -= 1
                 if turn.depth == 0:
                     turn.release()
-                    turn.release = _nothing
+                    turn.release = turn.renew = _nothing
 
-    def _lock_processes(self) -> Callable[[], None]:
+    def _lock_processes(self, turn: _Turn) -> Callable[[], None]:
         """Wait for the turn among processes; returns what ends it."""
         if self.local is not None:
             handle = _lock_folder(self.local)
             return _nothing if handle is None else lambda: os.close(handle)
         if self.url.startswith("memory:"):
             return _nothing  # no other process sees it
-        return _lock_object(self._fs, f"{self._root}.lock")
+        lock = _ObjectLock(self._fs, f"{self._root}.lock")
+        turn.renew = lock.renew
+        return lock.release
 
 
-def _nothing() -> None:
-    pass
+class _ObjectLock:
+    """An object that only one process can make. While held it is renewed, so that those who wait
+    see that its holder lives."""
 
+    def __init__(self, fs: Any, key: str) -> None:
+        self._fs, self._key, self._own = fs, key, uuid.uuid4().hex
+        self._held = self._made()
+        self._renewed = time.monotonic()
 
-def _lock_object(fs: Any, key: str) -> Callable[[], None]:
-    """Make an object that only one process can make; returns what removes it."""
-    own = uuid.uuid4().hex.encode()
-    seen, since, pause = b"", time.monotonic(), 0.02
-    while True:
-        try:
-            fs.pipe_file(key, own, mode="create")
-            break
-        except (TypeError, NotImplementedError):
-            return _nothing
-        except FileExistsError:
-            pass
-        except OSError as error:
-            # S3 answers two who come at the very same moment with "conflict: try again".
-            if error.errno not in (errno.EBUSY, errno.EEXIST) and "Conflict" not in str(error):
-                raise
-        holder = _content(fs, key)
-        if holder != seen:
-            seen, since, pause = holder, time.monotonic(), 0.02
-        elif holder and time.monotonic() - since > _DEAD_SECONDS:
+    def _made(self) -> bool:
+        """Wait until it is ours; False where objects cannot be made exclusively."""
+        seen, since, pause = b"", time.monotonic(), 0.02
+        while True:
+            try:
+                self._fs.pipe_file(self._key, self._own.encode(), mode="create")
+                return True
+            except (TypeError, NotImplementedError):
+                return False
+            except FileExistsError:
+                pass
+            except OSError as error:
+                # S3 answers two who come at the very same moment with "conflict: try again".
+                if error.errno not in (errno.EBUSY, errno.EEXIST) and "Conflict" not in str(error):
+                    raise
+            holder = _content(self._fs, self._key)
+            if holder != seen:
+                seen, since, pause = holder, time.monotonic(), 0.02
+            elif holder and time.monotonic() - since > _DEAD_SECONDS:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.rm_file(self._key)
+            time.sleep(pause)
+            pause = min(1.0, 1.5 * pause)
+
+    def renew(self) -> None:
+        """Say that the holder lives, now and then."""
+        if self._held and time.monotonic() - self._renewed > _DEAD_SECONDS / 6:
+            self._renewed = time.monotonic()
+            self._fs.pipe_file(self._key, f"{self._own} {self._renewed}".encode())
+
+    def release(self) -> None:
+        if self._held and _content(self._fs, self._key).startswith(self._own.encode()):
             with contextlib.suppress(FileNotFoundError):
-                fs.rm_file(key)
-        time.sleep(pause)
-        pause = min(1.0, 1.5 * pause)
-
-    def release() -> None:
-        if _content(fs, key) == own:
-            with contextlib.suppress(FileNotFoundError):
-                fs.rm_file(key)
-
-    return release
+                self._fs.rm_file(self._key)
 
 
 def _content(fs: Any, key: str) -> bytes:

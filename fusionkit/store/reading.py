@@ -183,6 +183,13 @@ class _Source:
             return None
         return zarr.open_array(self._store, path=path, mode="r", zarr_format=3)
 
+    def is_written(self, group: str, index: int, what: str) -> bool:
+        """Whether a pair of a group is written; :meth:`written` says how that is known."""
+        folder = None if self._folder is None else self._folder / group / WRITTEN / "c"
+        if folder is not None and folder.is_dir():
+            return (folder / str(index)).exists()
+        return bool(self.read(f"{group}/{WRITTEN}", index, what))
+
     def written(self, group: str) -> np.ndarray:
         """Which pairs of a group are written.
 
@@ -285,7 +292,7 @@ def _read_maps(
 ) -> np.ndarray:
     index = source.pair(pair)
     what_pair = f"{what} for pair {pair!r}"
-    if not source.read(f"{group}/{WRITTEN}", index, what):
+    if not source.is_written(group, index, what):
         raise NotComputed(f"{what_pair} is not computed in this run.")
     path = f"{group}/{MAPS}"
     if f"{WIDE_MAPS}" in source.names(group):
