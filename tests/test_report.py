@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from fusionkit import cli, store
 from fusionkit.errors import BadRequest
 from fusionkit.report import report
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PAIRS = [f"scene {i}" for i in range(8)]
 
 
@@ -220,6 +222,50 @@ def test_a_wrong_request_is_answered_in_words(run, tmp_path, monkeypatch, capsys
         cli.main(["report", *(str(run) if word == "RUN" else word for word in words)])
     assert left.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: `make browser` installs Debian's"
+)
+def test_a_browser_sorts_zooms_together_and_asks_for_nothing(run, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    file = report(run, tmp_path / "run.html")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=120_000
+        )
+        page = chromium.new_page()
+        page.set_default_timeout(120_000)
+        wrong, asked = [], []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+        scores = page.locator("table.sortable")
+        first = scores.locator("tbody tr th").first
+        assert first.text_content() == PAIRS[0]
+        scores.locator("thead th").nth(1).click()
+        assert first.text_content() == PAIRS[5]
+        scores.locator("thead th").nth(1).click()
+        assert first.text_content() == PAIRS[7]
+        page.locator(".tiles .view").first.hover()
+        page.mouse.wheel(0, -300)
+        scale = "document.querySelector('.pair .view img').style.transform"
+        page.wait_for_function(f"!{scale}.endsWith('scale(1)')")
+        zoomed = "e => e.style.transform.split('scale')[1]"
+        scales = [image.evaluate(zoomed) for image in page.locator(".pair").nth(0).locator(
+            ".linked .view img").all()]  # fmt: skip
+        assert len(set(scales)) == 1 and float(scales[0].strip("()")) > 2
+        assert page.locator(".pair").nth(1).locator("img").first.evaluate(zoomed) == "(1)"
+        slider = page.locator(".opacity input").first
+        slider.evaluate("e => { e.value = 20; e.dispatchEvent(new Event('input')); }")
+        assert page.locator(".heat .map").first.evaluate("e => e.style.opacity") == "0.2"
+        left, right = (page.locator(f".swipe .{c}").first for c in ("under", "over"))
+        assert left.get_attribute("src") != right.get_attribute("src")
+        chromium.close()
+    assert wrong == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
 def test_help_says_what_it_is():
