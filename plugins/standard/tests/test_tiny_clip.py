@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fusionkit_standard import scenes
-from fusionkit_standard.degradations import DEGRADATIONS
+from fusionkit_standard.degradations import BASIC
 from fusionkit_standard.scenes import texts
 from fusionkit_standard.tiny_clip import training
 from fusionkit_standard.tiny_clip.encoder import VOCABULARY, WEIGHTS, TinyClip, reading_size
@@ -282,11 +282,11 @@ def test_a_request_that_names_nothing_visible_gives_an_almost_empty_map(encoder,
 
 
 def test_degradations_are_named_far_above_chance(encoder, some_scenes):
-    text = torch.stack([mean_text(encoder, texts.statement(name)) for name in DEGRADATIONS])
+    text = torch.stack([mean_text(encoder, texts.statement(name)) for name in BASIC])
     depth = torch.stack([torch.from_numpy(s.depth)[None] for s in some_scenes])
     generator = torch.Generator().manual_seed(0)
     right = []
-    for index, build in enumerate(DEGRADATIONS.values()):
+    for index, build in enumerate(BASIC.values()):
         picture = (visible_of if build.modality == "visible" else infrared_of)(some_scenes)
         damaged = build()(picture, 0.75, generator, depth=depth)
         right.append((encoder.encode_image(damaged).pooled @ text.T).argmax(1) == index)

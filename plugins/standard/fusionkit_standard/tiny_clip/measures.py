@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from fusionkit.protocols import Pair
-from fusionkit_standard.degradations import DEGRADATIONS
+from fusionkit_standard.degradations import BASIC
 from fusionkit_standard.scenes import texts
 from fusionkit_standard.tiny_clip.encoder import TinyClip
 from fusionkit_standard.tiny_clip.training import CLASSES, FINE, THINGS, Pool
@@ -62,7 +62,7 @@ def pointing(encoder: TinyClip, pool: Pool, modality: str) -> dict[str, Any]:
     calibration error over all names and places.
     """
     kinds = {"name": "the {}", "instruction": "highlight the {}"}
-    nothing = [p for d in DEGRADATIONS for p in texts.repair_prompts(d)] + list(texts.PLAIN)
+    nothing = [p for d in BASIC for p in texts.repair_prompts(d)] + list(texts.PLAIN)
     placed = [texts.phrase(label, place) for label in THINGS for place in texts.PLACES]
     prompts = [form.format(label) for form in kinds.values() for label in CLASSES]
     hits = {kind: {label: [] for label in CLASSES} for kind in kinds}
@@ -139,12 +139,12 @@ def degradations_named(encoder: TinyClip, pool: Pool, seed: int = 0) -> dict[str
 
     Severity is drawn between 0.5 and 1.
     """
-    text = torch.stack([mean_text(encoder, texts.statement(name)) for name in DEGRADATIONS])
+    text = torch.stack([mean_text(encoder, texts.statement(name)) for name in BASIC])
     generator = torch.Generator().manual_seed(seed)
-    right: dict[str, list[Tensor]] = {name: [] for name in DEGRADATIONS}
+    right: dict[str, list[Tensor]] = {name: [] for name in BASIC}
     for rows in _chunks(len(pool)):
         visible, infrared, depth = pool.pictures(rows)
-        for index, (name, build) in enumerate(DEGRADATIONS.items()):
+        for index, (name, build) in enumerate(BASIC.items()):
             source = visible if build.modality == "visible" else infrared
             severity = 0.5 + 0.5 * torch.rand(len(rows), generator=generator)
             damaged = build()(source, severity, generator, depth=depth)
@@ -198,7 +198,7 @@ def calibrate(encoder: TinyClip, pool: Pool) -> None:
     Two numbers, fitted by Newton's method (L-BFGS) to the binary loss (Platt scaling) on scenes
     used for nothing else.
     """
-    nothing = [p for d in DEGRADATIONS for p in texts.repair_prompts(d)[:1]]
+    nothing = [p for d in BASIC for p in texts.repair_prompts(d)[:1]]
     prompts = [f"highlight the {label}" for label in CLASSES]
     prompts += [f"the {label}" for label in CLASSES] + nothing
     towers, cosines, truths = encoder.towers, [], []

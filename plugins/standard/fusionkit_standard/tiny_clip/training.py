@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusionkit_standard import scenes
-from fusionkit_standard.degradations import DEGRADATIONS
+from fusionkit_standard.degradations import BASIC
 from fusionkit_standard.scenes import texts
 from fusionkit_standard.tiny_clip.tokenizer import Tokenizer
 from fusionkit_standard.tiny_clip.towers import CONFIG, Towers
@@ -127,7 +127,7 @@ class Views:
     shares: Tensor
     """Share of each class at each place, ``(B, 12, h/4, w/4)``."""
     degradation: Tensor
-    """Index into DEGRADATIONS, or -1, ``(B,)``."""
+    """Index into BASIC, or -1, ``(B,)``."""
 
 
 def views(pool: Pool, rows: Sequence[int], rng: np.random.Generator) -> Views:
@@ -142,9 +142,9 @@ def views(pool: Pool, rows: Sequence[int], rng: np.random.Generator) -> Views:
     degradation = np.full(count, -1)
     for row in np.flatnonzero(rng.random(count) < 0.5):
         wanted = {0: ("visible",), 1: ("infrared",)}.get(kind[row], ("visible", "infrared"))
-        able = [i for i, d in enumerate(DEGRADATIONS.values()) if d.modality in wanted]
+        able = [i for i, d in enumerate(BASIC.values()) if d.modality in wanted]
         degradation[row] = rng.choice(able)
-    for index, build in enumerate(DEGRADATIONS.values()):
+    for index, build in enumerate(BASIC.values()):
         hit = torch.from_numpy(np.flatnonzero(degradation == index))
         if len(hit):
             source = visible if build.modality == "visible" else infrared
@@ -206,8 +206,8 @@ class Phrases:
     def __init__(self) -> None:
         self.nothing = [
             *texts.PLAIN,
-            *(p for d in DEGRADATIONS for p in texts.repair_prompts(d)),
-            *(p for d in DEGRADATIONS for p in texts.statement(d)),
+            *(p for d in BASIC for p in texts.repair_prompts(d)),
+            *(p for d in BASIC for p in texts.statement(d)),
         ]
 
     def of_class(self, label: str, rng: np.random.Generator) -> str:
@@ -329,7 +329,7 @@ class Objective:
         named = [self.phrases.of_class(label, rng) for label in CLASSES]
         asked, truth = self.phrases.about(seen, rng)
         damaged = [
-            _pick((*texts.statement(d), *texts.repair_prompts(d)), rng) for d in DEGRADATIONS
+            _pick((*texts.statement(d), *texts.repair_prompts(d)), rng) for d in BASIC
         ]
         short = self.read(towers, [*named, *asked, *damaged])
         classes, phrases, damages = short.split([len(named), len(asked), len(damaged)])
