@@ -604,7 +604,7 @@ class Inspector(anywidget.AnyWidget):
 
     def _show(self, names: Sequence[str]) -> None:
         """Send panes; the pictures first, since a whole layer may take longer to read."""
-        for name in sorted(names, key=lambda name: name == "features"):
+        for name in sorted(names, key=lambda name: name == "features" and self.how != "channel"):
             if name not in self.panes:
                 continue
             about, arrays = self.pane(name)
