@@ -166,18 +166,32 @@ class Bench:
         weights = p.checkpoints.get(name)
         recipe = registry.create("recipe", name)
         alone = {"recipes": [name], "checkpoints": {} if weights is None else {name: weights}}
-        one = p.model_copy(update=alone | ({"store": f"{p.store}/{name}.zarr"} if p.store else {}))
+        one = p.model_copy(update=alone)
         if weights is None:
             recipe = bounded(recipe, p)
         else:  # there is nothing to repeat
             one = one.model_copy(update={"seeds": p.seeds[:1]})
-        bench = cls._of(one, {name: recipe}, registry, "compare", f"compare/{name}-{p.dataset}")
+        bench = cls._of(
+            one,
+            {name: recipe},
+            registry,
+            "compare",
+            f"compare/{name}-{p.dataset}",
+            path=f"{p.store}/{name}.zarr" if p.store else None,
+        )
         bench.weights = {} if weights is None else {name: weights}
         return bench
 
     @classmethod
     def _of(
-        cls, p: Any, arms: Mapping[str, Recipe], registry: Registry, notebook: str, stem: str
+        cls,
+        p: Any,
+        arms: Mapping[str, Recipe],
+        registry: Registry,
+        notebook: str,
+        stem: str,
+        *,
+        path: str | None = None,
     ) -> "Bench":
         parameters = p.model_dump(mode="json")
         own = [*arms.values()][-1].metrics
@@ -196,7 +210,7 @@ class Bench:
             seeds=p.seeds,
             device=p.device,
             precision=p.precision,
-            path=p.store or default_path(stem, parameters),
+            path=path or p.store or default_path(stem, parameters),
             resume=p.resume,
             parameters=parameters,
             notebook=notebook,

@@ -197,6 +197,7 @@ def test_compare_sets_recipes_side_by_side_and_given_weights_score_as_they_did(t
     again |= {"store": str(tmp_path / "again")}
     (path,) = compare_recipes(CompareParameters(**{**COMPARE_SMALL, **again})).values()
     assert not Path(f"{path}.checkpoints").exists(), "nothing is trained"
+    assert store.run_info(path)["parameters"]["store"] == again["store"]
     first, second = (store.open_run(p)["scores"]["score"] for p in (runs / "control.zarr", path))
     np.testing.assert_array_equal(first.values, second.values)
     before = store.run_info(path)["started"]
