@@ -244,6 +244,34 @@ def train(recipe: str, assignments: tuple[str, ...], **options: Any) -> None:
 
 
 @commands.command()
+@click.argument("guide")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder for the maps.")
+@click.option("--text", "prompts", multiple=True, required=True, help="A prompt; repeat for more.")
+@click.option("--dataset", metavar="NAME", help="Pairs to draw over; see `fusionkit plugins`.")
+@click.option("--data-root", type=click.Path(), help="Folder of the data set.")
+@click.option("--split", help="train (the default), test, validation or all.")
+@click.option("--count", type=click.IntRange(min=1), help="At most so many pairs.")
+@click.option("--image-size", type=click.IntRange(min=16), help="As in training.")
+@click.option("--encoder", metavar="NAME", help="For a guide that is drawn by one.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="NAME=VALUE",
+    help="An option of the guide, as in threshold=0.4; repeat for more.",
+)  # fmt: skip
+def guides(guide: str, assignments: tuple[str, ...], **options: Any) -> None:
+    """Draw the maps of GUIDE for a data set once; training reads them with guide stored-maps."""
+    from fusionkit.guides import draw_maps
+
+    def progress(done: int, count: int) -> None:
+        if done == count or done % max(1, count // 20) == 0:
+            click.echo(f"{done} of {count} pairs", err=True)
+
+    given = dict(_assignment(text) for text in assignments)
+    folder = draw_maps(guide, options=given, progress=progress, **_given(**options))
+    click.echo(f"{folder.root}: {', '.join(folder.maps)}")
+
+
+@commands.command()
 @click.argument("name")
 @click.option("--kind", required=True, metavar="KIND", help="encoder, modulation, loss, ...")
 @click.option("--folder", default=".", type=click.Path(), help="Where the package is made.")

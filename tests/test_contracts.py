@@ -24,6 +24,7 @@ NEED_FILES = (
     ("dataset", "rfc"),
     ("dataset", "mmaif"),
     ("guide", "folder-masks"),
+    ("guide", "stored-maps"),
 )
 
 NEED_WEIGHTS = (

@@ -6,14 +6,17 @@ from fusionkit_grounding.clipseg import ClipSeg
 from fusionkit_grounding.folder import FolderMasks
 from fusionkit_grounding.grounded import GroundingDinoSam, Owlv2Sam, fill
 from fusionkit_grounding.masks import phrases
+from fusionkit_grounding.relevance import Relevance
 from fusionkit_grounding.saliency import Saliency
+from fusionkit_grounding.stored import StoredMaps
 from PIL import Image
 
 from fusionkit import hub
-from fusionkit.batch import Batch
+from fusionkit.batch import Batch, ImageFeatures, TextFeatures
 from fusionkit.data import write_image
 from fusionkit.errors import BadRequest, MissingWeights
-from fusionkit.testing import GuideContract, tiny_batch
+from fusionkit.guides import MapFolder
+from fusionkit.testing import GuideContract, TinyEncoder, tiny_batch, tiny_pairs
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'hub'")
 
@@ -418,3 +421,57 @@ def test_saliency_finds_the_hot_disc_and_the_bright_patch_and_drops_single_pixel
 def test_a_source_that_does_not_exist_is_refused_with_the_nearest():
     with pytest.raises(BadRequest, match="Did you mean 'infrared'"):
         Saliency(sources=("infra-red",))
+
+
+# ------------------------------------------------------------------------ relevance, stored maps
+
+
+def test_relevance_adds_up_to_what_the_picture_gains_over_its_mean_colour():
+    guide, batch = Relevance(encoder=TinyEncoder(), steps=64), tiny_batch(2, (24, 32))
+    told = guide.encoder.encode_text(list(batch.prompts)).pooled
+    neutral = guide.encoder.encode_text([guide.against]).pooled
+    with torch.no_grad():
+        flat = batch.visible.mean((2, 3), keepdim=True).expand_as(batch.visible)
+        gained = guide.score(batch.visible, told, neutral) - guide.score(flat, told, neutral)
+        found = guide.attribution(batch.visible, batch.prompts).sum((1, 2, 3))
+    torch.testing.assert_close(found, gained, rtol=0.02, atol=1e-4)
+
+
+def test_relevance_lies_where_the_only_thing_is():
+    class Brightness(TinyEncoder):
+        """Sees how bright a picture is, and nothing else."""
+
+        def encode_text(self, prompts):
+            return TextFeatures(pooled=torch.tensor([[1.0, 0.0] for _ in prompts]))
+
+        def encode_image(self, image):
+            light = (image**2).mean((1, 2, 3))
+            return ImageFeatures(torch.stack([light, torch.full_like(light, 0.1)], 1), image)
+
+    infrared = torch.full((1, 1, 40, 50), 0.2)
+    infrared[..., 10:18, 30:40] = 0.9
+    batch = Batch(infrared.expand(-1, 3, -1, -1), infrared, prompts=("light",))
+    guide = Relevance(encoder=Brightness(), sources=("infrared",), against=None, smooth=0)
+    heat = guide(batch)["relevance"]
+    assert heat[..., 10:18, 30:40].min() > 0.9
+    heat[..., 10:18, 30:40] = 0
+    assert heat.max() < 0.1
+    with pytest.raises(BadRequest, match="reads pictures"):
+        Relevance(encoder=object())
+
+
+def test_stored_maps_are_those_of_the_guide_and_a_crop_is_refused(tmp_path):
+    guide, pairs = Relevance(encoder=TinyEncoder(), steps=2), tiny_pairs(2, (24, 32))
+    prompts = [pair.texts["caption"] for pair in pairs]
+    with pytest.raises(BadRequest, match="fusionkit guides"):
+        StoredMaps(root=tmp_path)
+    MapFolder(tmp_path, {"name": "relevance"}).draw(guide, pairs, prompts)
+    batch = tiny_batch(2, (24, 32))
+    stored = StoredMaps(root=tmp_path)
+    assert stored.maps == ("relevance",)
+    found = stored(batch)["relevance"]
+    torch.testing.assert_close(found, guide(batch)["relevance"], rtol=2e-3, atol=1e-3)
+    with pytest.raises(BadRequest, match="a crop"):
+        stored(batch.replace(visible=batch.visible[..., :16], infrared=batch.infrared[..., :16]))
+    with pytest.raises(BadRequest, match="0 names"):
+        stored(batch.replace(names=()))
