@@ -220,8 +220,13 @@ class Stream(nn.Module):
         self.merge_activation = nn.PReLU()
 
     def features(self, x: Tensor) -> Tensor:
-        """F of the block: ``(B, C, H, W)``."""
-        return self.restormer(self.entry_activation(self.entry(x)))
+        """F of the block: ``(B, C, H, W)``.
+
+        The first convolution keeps to the precision of the weights also in mixed precision.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.entry_activation(self.entry(x.to(self.entry.weight.dtype)))
+        return self.restormer(x)
 
     def join(self, feature: Tensor, found: Tensor) -> Tensor:
         """Features and what the text found, by a 1x1 convolution over both."""
