@@ -491,7 +491,7 @@ class Bench:
                 "scheme compares with others under equal conditions. It says nothing about "
                 "photographs; for those, train on photographs with an encoder trained on them."
             )
-        else:
+        elif self.questions:
             said.append(
                 "These are photographs without masks: in training, a thing is where the encoder's "
                 "heat map says it is, so the network can be no better than the encoder. "
