@@ -39,7 +39,8 @@ class NamedObjects:
             encoder's heat map. With an encoder that reads no pictures, ``saliency`` of the
             infrared picture (brighter than its mean by two deviations), which reads no words. None
             makes missing weights an error.
-        threshold: what is inside, of maps in [0, 1].
+        threshold: what is inside, of maps in [0, 1]; masks of zeros and ones do not care. The
+            encoder's heat maps want .3, see the plugin's README.
         grow, feather: see :func:`~fusionkit_coresemantic.masks.softened`.
 
     Raises:
@@ -56,7 +57,7 @@ class NamedObjects:
         guide: str = "grounding-dino-sam",
         guide_options: Mapping[str, Any] | None = None,
         offline_guide: str | None = "heatmap",
-        threshold: float = 0.5,
+        threshold: float = 0.3,
         grow: int = GROW,
         feather: float = FEATHER,
     ) -> None:

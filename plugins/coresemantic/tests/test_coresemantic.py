@@ -17,8 +17,9 @@ from torch.nn.functional import conv2d, pad
 
 from fusionkit.batch import Batch, Fused
 from fusionkit.color import luma
-from fusionkit.data import write_image
+from fusionkit.data import read_image, write_image
 from fusionkit.errors import BadRequest, MissingWeights, UnknownComponent
+from fusionkit.fusing import fuse_files
 from fusionkit.methods import Method
 from fusionkit.registry import Registry
 from fusionkit.testing import (
@@ -494,3 +495,34 @@ def test_the_protocol_is_a_hundred_epochs_that_fall_to_a_hundredth():
     (stage,) = coresemantic().stages
     assert (stage.steps, stage.batch_size, stage.crop) == (13_600, 8, 128)
     assert (stage.learning_rate, stage.schedule) == (1e-4, "cosine")
+
+
+def test_files_are_fused_under_masks_of_a_folder(tmp_path):
+    (pair,) = tiny_pairs(1, (33, 47))
+    mask = pair.masks["person"]
+    for name, picture in (("ir", pair.infrared), ("vi", pair.visible), ("mask", mask)):
+        write_image(tmp_path / name / "one.png", picture)
+    method = Method(coresemantic_small(), REGISTRY)
+    awake(method.network)
+    method.bank.add(["person", "car"])
+    method.bank.fit()
+    fuse_files(
+        tmp_path / "ir",
+        tmp_path / "vi",
+        tmp_path / "out",
+        recipe="coresemantic-small",
+        checkpoint=method.save(tmp_path / "weights.pt"),
+        text="person",
+        device="cpu",
+        overrides={
+            "guides.0.options": {
+                "guide": "folder-masks",
+                "guide_options": {"root": str(tmp_path)},
+            }
+        },
+    )
+    ir, vi = (read_image(tmp_path / name / "one.png")[None] for name in ("ir", "vi"))
+    expected = method.fuse(ir, vi, "person", guides={"mask": softened(mask[None])})
+    found = read_image(tmp_path / "out" / "one.png")[None]
+    assert (found - expected).abs().max() < 4 / 255  # bfloat16 where the processor has it
+    assert (found - method.fuse(ir, vi, "")).abs().max() > 8 / 255
