@@ -272,6 +272,43 @@ def guides(guide: str, assignments: tuple[str, ...], **options: Any) -> None:
 
 
 @commands.command()
+@click.option("--json", "as_json", is_flag=True, help="The same facts for a program.")
+@click.option("--download", metavar="NAME", help="Fetch this one from its public address.")
+@click.option("--to", type=click.Path(file_okay=False), help="The folder it is put under.")
+@click.option(
+    "--check", "checked", metavar="NAME|FOLDER",
+    help="Read every picture of a data set or folder, and say what is wrong.",
+)  # fmt: skip
+@click.option("--data-root", type=click.Path(), help="Folder of the data set to check.")
+def datasets(
+    as_json: bool, download: str | None, to: str | None, checked: str | None, data_root: str | None
+) -> int:
+    """List the known data sets: what is expected where, licence, source, and whether it is there.
+
+    The exit status of --check is 1 where something is wrong.
+    """
+    from fusionkit import catalogue
+    from fusionkit.registry import Registry
+
+    if download is not None and checked is not None:
+        raise BadRequest("--download and --check are two requests: give one of them.")
+    registry = Registry.from_environment()
+    if download is not None:
+        say = partial(click.echo, err=True)
+        click.echo(catalogue.download(download, registry, to, say=say))
+        return 0
+    if checked is not None:
+        problems = catalogue.report(checked, registry, data_root)
+        rows = [{"kind": p.kind, "name": p.name, "message": p.message} for p in problems]
+        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(str, problems)))
+        click.echo(f"fusionkit: {len(problems)} problems in {checked}.", err=True)
+        return 1 if problems else 0
+    rows = catalogue.describe(registry)
+    click.echo(json.dumps(rows, indent=2) if as_json else catalogue.outline(rows))
+    return 0
+
+
+@commands.command()
 @click.argument("name")
 @click.option("--kind", required=True, metavar="KIND", help="encoder, modulation, loss, ...")
 @click.option("--folder", default=".", type=click.Path(), help="Where the package is made.")

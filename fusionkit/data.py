@@ -41,7 +41,7 @@ SPLITS = {
 }
 """Splits and the names they go by, as ``<name>.txt`` or as a folder."""
 
-_SIDE_FOLDERS = ("mask", "masks", "text", "texts", "label", "labels", "fused")
+_SIDE_FOLDERS = ("depth", "mask", "masks", "text", "texts", "label", "labels", "fused")
 _SAVE_OPTIONS = {
     ".png": {"format": "PNG"},
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -511,6 +511,7 @@ class FolderPairs(Sequence[Pair]):
 
     - ``text/<kind>/<name>.txt`` or ``text/<name>.txt`` (kind ``caption``), UTF-8;
     - ``mask/<label>/<name>.png`` or ``masks/...``: what is white is inside;
+    - ``depth/<name>.png`` or ``.npy``: see :func:`read_depth`;
     - ``boxes.json``: see :func:`read_boxes`;
     - ``train.txt``, ``test.txt``, ``validation.txt``: names, one per line.
 
@@ -526,6 +527,13 @@ class FolderPairs(Sequence[Pair]):
             antialiased), or ``(height, width)``.
         scale: see :func:`read_image`; for the infrared pictures only. Visible ones are ``full``.
         boxes: things by pair name, instead of ``boxes.json``.
+        paths: the pairs, where they are known already; then nothing is searched or split.
+        faulty: what becomes of pairs that :func:`glance` finds fault with on opening: ``refuse``
+            raises one report about all of them, ``skip`` leaves them out and warns, ``keep`` does
+            not look.
+
+    Raises:
+        BadRequest: nothing there, an impossible argument, or faulty pairs.
     """
 
     def __init__(
@@ -539,8 +547,10 @@ class FolderPairs(Sequence[Pair]):
         size: int | tuple[int, int] | None = None,
         scale: str | float = "full",
         boxes: Mapping[str, Sequence[Thing]] | None = None,
+        paths: Sequence[PairPaths] | None = None,
+        faulty: str = "refuse",
     ) -> None:
-        if root is None and (ir is None or vi is None):
+        if root is None and paths is None and (ir is None or vi is None):
             raise BadRequest("give a root folder, or both ir and vi.")
         if (ir is None) != (vi is None):
             raise BadRequest("give both ir and vi, or neither.")
@@ -549,8 +559,10 @@ class FolderPairs(Sequence[Pair]):
         if isinstance(size, int) and size < 1:
             raise BadRequest(f"size={size}: at least 1 pixel, or None for pictures as they are.")
         self.root = None if root is None else Path(root)
-        paths = match_pairs(self.root) if ir is None else match_pairs(ir, vi)
-        self.paths = _take_split(paths, self.root, split)[:count]
+        if paths is None:
+            paths = match_pairs(self.root) if ir is None else match_pairs(ir, vi)
+            paths = _take_split(paths, self.root, split)
+        self.paths = _without_faults(list(paths[:count]), faulty)
         self.size = size
         self.scale = scale
         if boxes is None and self.root is not None and (self.root / "boxes.json").is_file():
@@ -569,8 +581,7 @@ class FolderPairs(Sequence[Pair]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         paths = self.paths[index]
-        visible = read_image(paths.vi, 3)
-        infrared = read_image(paths.ir, 1, scale=self.scale)
+        visible, infrared = self._pictures(paths)
         if visible.shape[1:] != infrared.shape[1:]:
             raise BadRequest(
                 f"pair {paths.name!r} is not aligned: {paths.ir} is {_size(infrared)}, "
@@ -582,13 +593,21 @@ class FolderPairs(Sequence[Pair]):
             infrared=infrared,
             texts=self._texts(paths.name),
             masks=self._masks(paths.name, visible),
-            things=tuple(self.boxes.get(paths.name, ())),
+            depth=self._depth(paths.name, visible),
+            things=self._things(paths.name),
         )
         if self.size is None:
             return pair
         if isinstance(self.size, int):
             return resize_shorter(pair, self.size)
         return resize(pair, *self.size)
+
+    def _pictures(self, paths: PairPaths) -> tuple[Tensor, Tensor]:
+        """Visible ``(3, H, W)`` and infrared ``(1, H, W)``; a layout may keep them elsewhere."""
+        return read_image(paths.vi, 3), read_image(paths.ir, 1, scale=self.scale)
+
+    def _things(self, name: str) -> tuple[Thing, ...]:
+        return tuple(self.boxes.get(name, ()))
 
     def _texts(self, name: str) -> dict[str, str]:
         if self.root is None or not (self.root / "text").is_dir():
@@ -615,6 +634,36 @@ class FolderPairs(Sequence[Pair]):
                         )
                     masks[label.name] = mask
         return masks
+
+    def _depth(self, name: str, visible: Tensor) -> Tensor | None:
+        if self.root is None or not (self.root / "depth").is_dir():
+            return None
+        depth = read_depth(self.root / "depth", name)
+        if depth is not None and depth.shape[1:] != visible.shape[1:]:
+            raise BadRequest(
+                f"the depth of pair {name!r} is {_size(depth)}, the pair {_size(visible)} "
+                "(width x height)."
+            )
+        return depth
+
+
+def read_depth(folder: str | os.PathLike, name: str) -> Tensor | None:
+    """Depth of a pair, ``(1, H, W)`` metres, from ``<name>.npy`` or a picture; None: not there.
+
+    An array holds metres. In a picture white is a kilometre, so 16 bits count 1.5 centimetres.
+    """
+    array = Path(folder) / f"{name}.npy"
+    if array.is_file():
+        try:
+            values = np.load(array, allow_pickle=False).astype(np.float32).squeeze()
+        except (ValueError, OSError, EOFError) as error:
+            raise BadRequest(f"{array} is no array of numbers ({error}).") from error
+        if values.ndim != 2 or not np.isfinite(values).all() or values.min() < 0:
+            raise BadRequest(f"{array} must hold (H, W) finite metres, 0 or more.")
+        return torch.from_numpy(values)[None]
+    files = (Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES)
+    file = next(filter(Path.is_file, files), None)
+    return None if file is None else 1000 * read_image(file, 1)
 
 
 def _take_split(paths: list[PairPaths], root: Path | None, split: str | None) -> list[PairPaths]:
@@ -935,6 +984,68 @@ class Problem:
         return f"{self.kind}: {self.name}: {self.message}"
 
 
+def glance(paths: Iterable[PairPaths]) -> list[Problem]:
+    """What the heads and ends of the files of some pairs tell; their pixels are not decoded.
+
+    Finds what is no picture, was cut short, or differs in size, at some ten thousand files in a few
+    seconds. :func:`check_pairs` finds more and reads everything.
+    """
+    problems = []
+    for name, ir, vi in paths:
+        sizes = {}
+        for file in dict.fromkeys((ir, vi)):
+            try:
+                sizes[file] = _head(file)
+            except (BadRequest, OSError) as error:
+                problems.append(Problem("unreadable", name, str(error)))
+        if len(set(sizes.values())) > 1:
+            shapes = [f"{file} is {w}x{h}" for file, (w, h) in sizes.items()]
+            problems.append(Problem("size", name, ", ".join(shapes)))
+    return problems
+
+
+def _head(file: Path) -> tuple[int, int]:
+    """Width and height as seen, of a picture whose end is where it should be."""
+    if not file.exists():
+        raise MissingFile(f"{file}: no such file.")
+    if file.stat().st_size == 0:
+        raise BadRequest(f"{file} is empty (0 bytes).")
+    try:
+        with Image.open(file) as picture:
+            kind, size = picture.format, picture.size
+            turned = "exif" in picture.info and picture.getexif().get(0x0112, 1) >= 5
+    except UnidentifiedImageError as error:
+        raise BadRequest(f"{file} is not a picture{_what_is(file)}") from error
+    except Exception as error:  # Pillow raises many types on damaged heads
+        raise BadRequest(f"{file} is damaged ({error})") from error
+    mark = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}.get(kind)
+    if mark is not None:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - 4096))
+            if mark not in stream.read():
+                raise BadRequest(f"{file} was cut short: its end is missing")
+    return size[::-1] if turned else size
+
+
+def _without_faults(paths: list[PairPaths], faulty: str) -> list[PairPaths]:
+    """The pairs in which a glance finds no fault; a report where there are others."""
+    if faulty not in ("refuse", "skip", "keep"):
+        raise BadRequest(f"faulty={faulty!r}: use refuse, skip or keep.")
+    problems = [] if faulty == "keep" else glance(paths)
+    if not problems:
+        return paths
+    shown = "".join(f"\n  {problem}" for problem in problems[:10])
+    more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+    bad = {problem.name for problem in problems}
+    if faulty == "skip" and len(bad) < len(paths):
+        warnings.warn(f"{len(bad)} of {len(paths)} pairs are left out:{shown}{more}", stacklevel=4)
+        return [pair for pair in paths if pair.name not in bad]
+    raise BadRequest(
+        f"{len(bad)} of {len(paths)} pairs cannot be used:{shown}{more}\nMend or remove these "
+        "files, list the other pairs in train.txt and test.txt, or pass faulty='skip'."
+    )
+
+
 def check_pairs(pairs: FolderPairs | str | os.PathLike) -> list[Problem]:
     """Read every file of a folder of pairs and list what is wrong; empty when nothing is.
 
@@ -945,7 +1056,7 @@ def check_pairs(pairs: FolderPairs | str | os.PathLike) -> list[Problem]:
     if not isinstance(pairs, FolderPairs):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # partners are reported below
-            pairs = FolderPairs(pairs)
+            pairs = FolderPairs(pairs, faulty="keep")
     problems = []
     if pairs.root is not None:
         try:

@@ -96,6 +96,17 @@ def _size(value: Any) -> Any:
     return value[0] if len(value) == 1 else tuple(value)
 
 
+def _severity(value: Any) -> Any:
+    """``0.7``, ``"0.7"`` -> a number; ``"0.5,1"``, ``[0.5, 1]`` -> a range."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.strip("()[] ").split(",")]
+    if not isinstance(value, (list, tuple)):
+        return value
+    if len(value) not in (1, 2):
+        raise ValueError("is neither one severity nor the two ends of a range")
+    return value[0] if len(value) == 1 else tuple(value)
+
+
 def _folders(value: Any) -> Any:
     """``"a"``, ``"a,b"``, a list or a mapping of names to folders; JSON text is read."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -125,6 +136,10 @@ Options = Annotated[dict[str, Any], BeforeValidator(_json)]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=16)]
 Size = Annotated[Side | tuple[Side, Side], BeforeValidator(_size)]
+Strength = Annotated[float, Field(gt=0, le=1)]
+Severity = Annotated[
+    Strength | tuple[Strength, Strength], BeforeValidator(_severity)
+]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -299,6 +314,29 @@ class InspectParameters(Parameters):
     store: str = "newest"
 
 
+class DegradeParameters(Parameters):
+    """``degrade.ipynb``: which degradations there are, and a degraded training set."""
+
+    degradations: Annotated[Many, Component("degradation")] = []
+    """Names, or several joined by ``+`` (``haze+ir-noise``); none named means every one."""
+    severity: Severity = [0.5, 1.0]
+    """Of the written set: one number, or the range it is drawn from for each sample."""
+    dataset: Annotated[str, Component("dataset")] = "scenes"
+    data_root: str | None = None
+    split: Literal["train", "test"] = "train"
+    pairs: Count = 4
+    image_size: Size | None = 128
+    depth: str = "scene"
+    """``scene``: what the pairs have; ``guess``: from height and brightness; or a depth model."""
+    layout: Literal["ems", "ddl"] = "ems"
+    output: str | None = None
+    """Folder of the set; None is a name under ``runs``."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Device = "auto"
+    """Where a depth model computes."""
+    resume: bool = True
+
+
 class PluginParameters(Parameters):
     """``plugin.ipynb``: write, test and publish a plugin."""
 
@@ -315,6 +353,7 @@ SCHEMAS: dict[str, type[Parameters]] = {
     "evaluate": EvaluateParameters,
     "compare": CompareParameters,
     "inspect": InspectParameters,
+    "degrade": DegradeParameters,
     "plugin": PluginParameters,
 }
 """One schema per notebook, by the notebook's name without ``.ipynb``."""
@@ -431,7 +470,10 @@ def check_components(parameters: Parameters, *, only: Collection[str] | None = N
         if value is None or (only is not None and field not in only):
             continue
         for kind in (m.kind for m in info.metadata if isinstance(m, Component)):
-            for name in [value] if isinstance(value, str) else value:
+            names = [value] if isinstance(value, str) else value
+            if kind == "degradation":  # several may be joined
+                names = [part.strip() for name in names for part in name.split("+")]
+            for name in names:
                 try:
                     registry.entry(kind, name)
                 except FusionkitError as error:

@@ -49,5 +49,5 @@ def test_the_conda_form_uses_the_pins_and_the_same_tools():
     listed = re.findall(r"^ +- (.+)$", text, re.MULTILINE)
     assert "-c constraints.txt" in listed
     tools = {name(line) for line in PROJECT["dependency-groups"]["dev"]} - {"fusionkit"}
-    assert "-e .[hub]" in listed
+    assert "-e .[hub,data]" in listed
     assert tools <= {name(line) for line in listed if not line.startswith("-")}

@@ -18,6 +18,7 @@ from fusionkit.data import (
     collate,
     crop,
     flip,
+    glance,
     match_pairs,
     pad_to_multiple,
     read_boxes,
@@ -464,7 +465,7 @@ def test_a_folder_gives_pairs_with_texts_masks_and_things(root):
 
 def test_nothing_is_read_before_a_pair_is_asked_for(root):
     (root / "ir" / "b.png").write_text("no picture")
-    pairs = FolderPairs(root)
+    pairs = FolderPairs(root, faulty="keep")
     assert len(pairs) == 3
     assert pairs[0].name == "a2"
     with pytest.raises(BadRequest, match=r"b\.png"):
@@ -483,6 +484,41 @@ def test_unequal_sizes_are_refused_with_both_files_and_both_sizes(root):
     save(root / "vi" / "b.bmp", colour(6, 9))
     with pytest.raises(BadRequest, match=r"b\.png is 8x6, .*b\.bmp is 9x6"):
         FolderPairs(root)[2]
+
+
+def test_what_is_wrong_with_a_folder_is_said_once_and_on_opening(root):
+    save(root / "vi" / "b.bmp", colour(6, 9))
+    whole = (root / "ir" / "a2.png").read_bytes()
+    (root / "ir" / "a2.png").write_bytes(whole[:-20])
+    with pytest.raises(BadRequest) as caught:
+        FolderPairs(root)
+    message = str(caught.value)
+    assert "2 of 3 pairs cannot be used" in message and "faulty='skip'" in message
+    assert "a2.png was cut short" in message and "b.bmp is 9x6" in message
+    with pytest.warns(UserWarning, match="2 of 3 pairs are left out"):
+        assert FolderPairs(root, faulty="skip").names == ["a10"]
+    assert len(FolderPairs(root, faulty="keep")) == 3
+    assert FolderPairs(root, split="all", faulty="keep", count=1).names == ["a2"]
+    with pytest.raises(BadRequest, match="refuse, skip or keep"):
+        FolderPairs(root, faulty="yes")
+
+
+def test_only_the_pairs_that_were_asked_for_are_looked_at(root):
+    (root / "ir" / "b.png").write_bytes(b"")
+    assert FolderPairs(root, count=2).names == ["a2", "a10"]
+    with pytest.raises(BadRequest, match=r"b\.png is empty"):
+        FolderPairs(root)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_picture_that_was_cut_short_is_found_without_decoding_it(tmp_path, suffix):
+    for side, values in (("ir", grey(40, 40)), ("vi", colour(40, 40))):
+        save(tmp_path / side / f"a{suffix}", values)
+    assert glance(FolderPairs(tmp_path).paths) == []
+    file = tmp_path / "vi" / f"a{suffix}"
+    file.write_bytes(file.read_bytes()[:-30])
+    (problem,) = glance(FolderPairs(tmp_path, faulty="keep").paths)
+    assert problem.kind == "unreadable" and "cut short" in problem.message
 
 
 def test_the_camera_orientation_of_each_picture_counts_before_sizes_are_compared(root):
@@ -770,6 +806,6 @@ def test_a_report_lists_every_kind_of_problem_and_does_not_stop(tmp_path):
 
 def test_a_problem_reads_as_one_line(root):
     save(root / "vi" / "b.bmp", colour(6, 9))
-    (problem,) = check_pairs(FolderPairs(root))
+    (problem,) = check_pairs(FolderPairs(root, faulty="keep"))
     assert str(problem).startswith("size: b: ")
     assert "8x6" in str(problem)

@@ -28,6 +28,7 @@ SMALL = {"steps": 12, "train_pairs": 12, "test_pairs": 6, "questions": 6, "shown
 TRAIN_SMALL = {k: v for k, v in SMALL.items() if k != "steps"} | {"overrides": {"steps": 12}}
 COMPARE_SMALL = SMALL | {"metrics": ["EN", "SD"]}
 INSTRUCT_SMALL = {"steps": 8, "train_pairs": 4, "overrides": {"refine_options.max_steps": 3}}
+DEGRADE_SMALL = {"degradations": ["haze+ir-noise", "jpeg"], "pairs": 2, "image_size": 64}
 
 pytestmark = pytest.mark.notebook
 
@@ -275,6 +276,16 @@ def _kill_kernels_of(path):
     time.sleep(0.5)
 
 
+def test_degrade_shows_damages_and_writes_a_set_that_is_read_again(tmp_path):
+    from fusionkit.registry import Registry
+
+    out = run("degrade", tmp_path / "d.ipynb", output=str(tmp_path / "set"), **DEGRADE_SMALL)
+    assert "image/png" in out.read_text(encoding="utf-8")
+    pairs = Registry.from_environment().create("dataset", "ems", root=tmp_path / "set")
+    assert {pair.task for pair in pairs} == {"haze_ir_noise", "jpeg"} and len(pairs) == 4
+    assert all(len(pair.prompts) >= 10 for pair in pairs)
+
+
 @pytest.mark.parametrize("dataset", ["tno", "roadscene"])
 def test_photographs_are_trained_scored_and_stored(data_root, dataset, tmp_path):
     if not (data_root / dataset).is_dir():
@@ -301,6 +312,7 @@ def test_nbval_runs_every_notebook(main_job, tmp_path):
         "ablation": SMALL | {"store": str(tmp_path / "a.zarr"), "guides": ["heatmap"]},
         "train": TRAIN_SMALL | {"store": str(tmp_path / "t.zarr")},
         "inspect": {"store": main_job[1]},
+        "degrade": DEGRADE_SMALL | {"output": str(tmp_path / "d")},
         "plugin": {"steps": 4, "train_pairs": 8, "questions": 4},
         "evaluate": {"metrics": ["EN", "SSIM"], "table": str(tmp_path / "e.csv")},
         "instruct": INSTRUCT_SMALL | {"store": str(tmp_path / "i.zarr")},

@@ -5,8 +5,10 @@ from fusionkit_standard import losses, modulations
 from fusionkit_standard.compact import Compact
 from fusionkit_standard.datasets import Folder, RoadScene, Scenes, Tno
 from fusionkit_standard.degradations import DEGRADATIONS
+from fusionkit_standard.depth import Depth
 from fusionkit_standard.guide import HeatMap
 from fusionkit_standard.metrics import METRICS, PRESETS
+from fusionkit_standard.published import PUBLISHED
 from fusionkit_standard.recipe import control
 from fusionkit_standard.tiny_clip import TinyClip
 
@@ -54,7 +56,7 @@ def fusionkit_presets():
 
 @hookimpl
 def fusionkit_guides():
-    return {"heatmap": HeatMap}
+    return {"heatmap": HeatMap, "depth": Depth}
 
 
 @hookimpl
@@ -64,7 +66,8 @@ def fusionkit_degradations():
 
 @hookimpl
 def fusionkit_datasets():
-    return {"scenes": Scenes, "folder": Folder, "roadscene": RoadScene, "tno": Tno}
+    own = {"scenes": Scenes, "folder": Folder, "roadscene": RoadScene, "tno": Tno}
+    return own | {known.folder: known for known in PUBLISHED}
 
 
 @hookimpl

@@ -18,13 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusionkit.data import FolderPairs, find_data, read_boxes
+from fusionkit.catalogue import Download
+from fusionkit.data import FolderPairs, PairPaths, find_data, match_pairs, read_boxes
 from fusionkit.errors import BadRequest
 from fusionkit.protocols import Pair, Thing
 from fusionkit_standard.scenes import CLASSES, Scene, render_many
 
 BOXES = Path(__file__).with_name("boxes.json")
 """Boxes of persons and vehicles on real pictures, drawn by eye."""
+
+RELEASE = Path(__file__).with_name("tno.json")
+"""Which files of the TNO release make a pair."""
+
+MIRROR = "a copy by a third party, whose program states the checksum; not compared here"
+"""Note of a download."""
 
 
 class Folder(FolderPairs):
@@ -40,6 +47,7 @@ class Folder(FolderPairs):
         size: None for pictures as they are, a number for the shorter side, or (height, width).
         scale: how infrared numbers become [0, 1]: ``full``, ``minmax`` or the value that is white.
         seed: not used; folders have a fixed order.
+        faulty: what becomes of pairs that cannot be used: ``refuse``, ``skip`` or ``keep``.
     """
 
     layout = (
@@ -61,16 +69,19 @@ class Folder(FolderPairs):
         ir: str | os.PathLike | None = None,
         vi: str | os.PathLike | None = None,
         scale: str | float = "full",
+        faulty: str = "refuse",
     ) -> None:
         if root is None and (ir is None or vi is None):
             raise BadRequest(
                 "data set 'folder' needs root, the folder of the pairs. Expected there: "
                 f"{self.layout}."
             )
-        super().__init__(root, ir=ir, vi=vi, split=split, count=count, size=size, scale=scale)
+        super().__init__(
+            root, ir=ir, vi=vi, split=split, count=count, size=size, scale=scale, faulty=faulty
+        )
 
 
-def _root_of(known: type, root: str | os.PathLike | None) -> Path:
+def find_root(known: type, root: str | os.PathLike | None) -> Path:
     """The folder of a known data set, given or found."""
     name = known.folder
     found = find_data(name) if root is None else Path(root)
@@ -81,10 +92,13 @@ def _root_of(known: type, root: str | os.PathLike | None) -> Path:
         if root is not None
         else f"under $FUSIONKIT_DATA/{name} or ../shared/data/{name}"
     )
+    fetch = (
+        f", or `fusionkit datasets --download {name}`" if getattr(known, "downloads", ()) else ""
+    )
     raise BadRequest(
         f"data set {name!r} is not there: nothing {tried}. Get it from {known.source} "
-        f"(licence: {known.licence}), lay it out as {known.layout}, and set FUSIONKIT_DATA to the "
-        "folder above it, or pass root."
+        f"(licence: {known.licence}){fetch}, lay it out as {known.layout}, and set FUSIONKIT_DATA "
+        "to the folder above it, or pass root."
     )
 
 
@@ -96,6 +110,9 @@ class RoadScene(FolderPairs):
     the folder holds them, and boxes of persons and vehicles. A name in ``boxes`` was looked at:
     no box of a label then means that nothing large enough was seen.
 
+    Of the release itself the aligned folders are read, ``cropinfrared`` and ``crop_LR_visible``;
+    its division is the same.
+
     Args: as :class:`Folder`; without ``root`` the folder is looked for, see
     :func:`fusionkit.data.find_data`.
 
@@ -103,10 +120,22 @@ class RoadScene(FolderPairs):
     AAAI 2020.
     """
 
-    layout = "ir/*.jpg, vi/*.jpg of equal names, train.txt, test.txt, text/<kind>/<name>.txt"
+    layout = (
+        "ir/*.jpg, vi/*.jpg of equal names, train.txt, test.txt, text/<kind>/<name>.txt; or the "
+        "release: cropinfrared/*.jpg, crop_LR_visible/*.jpg"
+    )
     licence = "none stated; the authors ask to be cited"
     source = "github.com/hanna-xu/RoadScene"
     folder = "roadscene"
+    downloads = (
+        Download(
+            "https://github.com/CharlesShan-hub/RoadScene-Backup/releases/download/v1.0.0/"
+            "RoadScene-master.zip",
+            "md5:02cd268c3b26d68b308e06df09251df5",
+            inside="RoadScene-master",
+            note=MIRROR,
+        ),
+    )
 
     def __init__(
         self,
@@ -115,14 +144,18 @@ class RoadScene(FolderPairs):
         count: int | None = None,
         size: int | tuple[int, int] | None = None,
         seed: int = 0,
+        *,
+        faulty: str = "refuse",
     ) -> None:
-        super().__init__(
-            _root_of(type(self), root),
-            split=split,
-            count=count,
-            size=size,
-            boxes=read_boxes(BOXES, "roadscene"),
-        )
+        root = find_root(type(self), root)
+        boxes = read_boxes(BOXES, "roadscene")
+        paths = None
+        if (root / "cropinfrared").is_dir() and (root / "crop_LR_visible").is_dir():
+            paths = match_pairs(root / "cropinfrared", root / "crop_LR_visible")
+            if split in ("train", "test"):
+                paths = [p for p in paths if (p.name in boxes) == (split == "test")]
+        super().__init__(root, split=split, count=count, size=size, boxes=boxes, paths=paths,
+                         faulty=faulty)  # fmt: skip
 
 
 class Tno(FolderPairs):
@@ -133,14 +166,29 @@ class Tno(FolderPairs):
     on one side (02 and 23, 03 and 04, 19 and 20; 01 and 22, 12, 13, 15 and 16). A ``train.txt`` or
     ``test.txt`` in the folder goes before it. Texts and boxes as in :class:`RoadScene`.
 
+    The release itself, which is larger, is read too: its 55 still pairs with a thermal picture,
+    under their places' names; of these every fifth is ``test``, and pairs whose pictures differ in
+    size are left out. Which files make a pair is taken from a public program, not from the archive.
+
     Source: A. Toet, "The TNO Multiband Image Data Collection", Data in Brief 15 (2017).
     """
 
-    layout = "ir/01.png to ir/25.png, vi/ likewise, text/<kind>/<name>.txt"
+    layout = (
+        "ir/01.png to ir/25.png, vi/ likewise, text/<kind>/<name>.txt; or the release: "
+        "Athena_images/, DHV_images/, Triclobs_images/, tank/"
+    )
     licence = "CC BY 4.0"
     source = "TNO Image Fusion Dataset, A. Toet, doi.org/10.6084/m9.figshare.1008029"
     folder = "tno"
     test = ("02", "03", "04", "05", "09", "11", "19", "20", "23", "25")
+    downloads = (
+        Download(
+            "https://figshare.com/ndownloader/files/1475454",
+            "md5:1ab9ce3b84dd3e5894630c13abd20953",
+            inside="TNO_Image_Fusion_Dataset",
+            note="the author's; the checksum is stated by a third party; not compared here",
+        ),
+    )
 
     def __init__(
         self,
@@ -149,8 +197,14 @@ class Tno(FolderPairs):
         count: int | None = None,
         size: int | tuple[int, int] | None = None,
         seed: int = 0,
+        *,
+        faulty: str | None = None,
     ) -> None:
-        root = _root_of(type(self), root)
+        root = find_root(type(self), root)
+        if (root / "Athena_images").is_dir():
+            paths = _released_tno(root, split)
+            super().__init__(root, paths=paths, count=count, size=size, faulty=faulty or "skip")
+            return
         listed = (root / "train.txt").is_file() or (root / "test.txt").is_file()
         divide = split in ("train", "test") and not listed
         super().__init__(
@@ -159,10 +213,23 @@ class Tno(FolderPairs):
             count=None if divide else count,
             size=size,
             boxes=read_boxes(BOXES, "tno"),
+            faulty=faulty or "refuse",
         )
         if divide:
             wanted = [p for p in self.paths if (p.name in self.test) == (split == "test")]
             self.paths = wanted[:count]
+
+
+def _released_tno(root: Path, split: str) -> list[PairPaths]:
+    if split not in ("train", "test", "all"):
+        raise BadRequest(f"data set 'tno' has no split {split!r}: it has train, test and all.")
+    table = json.loads(RELEASE.read_text(encoding="utf-8"))["pairs"]
+    known = [PairPaths(name, root / ir, root / vi) for name, (ir, vi) in table.items()]
+    return [
+        pair
+        for index, pair in enumerate(known)
+        if split == "all" or (index % 5 == 4) == (split == "test")
+    ]
 
 
 class Scenes(Sequence[Pair]):

@@ -16,6 +16,7 @@ class Haze(Damage):
     name = "haze"
     modality = "visible"
     stage = "air"
+    needs = ("depth",)
     source = "Koschmieder's law: I = J t + A (1 - t), t = exp(-beta d)"
 
     def apply(self, image, severity, generator, context):
