@@ -193,32 +193,44 @@ def report(which: str, registry: "Registry", root: str | None = None) -> "list[P
     Raises:
         BadRequest: no data set and no folder of that name, or a data set that is not there.
     """
-    from fusionkit.data import FolderPairs, Problem, check_pairs
+    from fusionkit.data import FaultyPairs, FolderPairs, Problem, check_pairs
 
     if which not in registry.names("dataset"):
         if not Path(which).is_dir():
             registry.entry("dataset", which)  # says which names there are
         return check_pairs(which)
-    known = registry.entry("dataset", which).factory
-    problems = []
-    splits = ("all",) if issubclass(known, FolderPairs) else ("train", "test")
-    for split in splits:
-        given = {"split": split} | ({} if root is None else {"root": root})
-        if registry.accepts("dataset", which, "faulty"):
-            given["faulty"] = "keep"
+    given: dict[str, Any] = {} if root is None else {"root": root}
+    if registry.accepts("dataset", which, "faulty"):
+        given["faulty"] = "keep"
+    problems: list[Problem] = []
+    refused: dict[str, BadRequest] = {}
+    for split in ("all", "train", "test"):
         try:
-            pairs = registry.create("dataset", which, **given)
+            pairs = registry.create("dataset", which, split=split, **given)
+        except FaultyPairs as error:
+            problems += error.problems
         except BadRequest as error:
-            if split == splits[0]:
-                raise
-            problems.append(Problem("split", split, str(error)))
+            refused[split] = error
             continue
-        if isinstance(pairs, FolderPairs):
-            problems += check_pairs(pairs)
-            continue
-        for index in range(len(pairs)):
-            try:
-                pairs[index]
-            except (ValueError, OSError) as error:
-                problems.append(Problem("unreadable", f"{split} {index}", str(error)))
+        else:
+            problems += (
+                check_pairs(pairs) if isinstance(pairs, FolderPairs) else _walk(pairs, split)
+            )
+        if split == "all":
+            return problems
+    if {"train", "test"} <= refused.keys():
+        raise refused["train"]
+    return problems + [Problem("split", s, str(e)) for s, e in refused.items() if s != "all"]
+
+
+def _walk(pairs: Any, split: str) -> "list[Problem]":
+    """What cannot be read of a set with a reader of its own."""
+    from fusionkit.data import Problem
+
+    problems = []
+    for index in range(len(pairs)):
+        try:
+            pairs[index]
+        except (ValueError, OSError) as error:
+            problems.append(Problem("unreadable", f"{split} {index}", str(error)))
     return problems

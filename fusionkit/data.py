@@ -55,6 +55,14 @@ class MissingFile(BadRequest, FileNotFoundError):
     """A file or folder that is not there."""
 
 
+class FaultyPairs(BadRequest):
+    """Pairs that cannot be used; ``problems`` lists every one, the message the first ten."""
+
+    def __init__(self, message: str, problems: "Iterable[Problem]" = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
 class CannotWrite(FusionkitError, OSError):
     """A picture that could not be saved: permission, full disk, something in the way."""
 
@@ -533,7 +541,8 @@ class FolderPairs(Sequence[Pair]):
             not look.
 
     Raises:
-        BadRequest: nothing there, an impossible argument, or faulty pairs.
+        BadRequest: nothing there, or an impossible argument.
+        FaultyPairs: pairs that cannot be used (also a BadRequest).
     """
 
     def __init__(
@@ -1040,9 +1049,10 @@ def _without_faults(paths: list[PairPaths], faulty: str) -> list[PairPaths]:
     if faulty == "skip" and len(bad) < len(paths):
         warnings.warn(f"{len(bad)} of {len(paths)} pairs are left out:{shown}{more}", stacklevel=4)
         return [pair for pair in paths if pair.name not in bad]
-    raise BadRequest(
+    raise FaultyPairs(
         f"{len(bad)} of {len(paths)} pairs cannot be used:{shown}{more}\nMend or remove these "
-        "files, list the other pairs in train.txt and test.txt, or pass faulty='skip'."
+        "files, list the other pairs in train.txt and test.txt, or pass faulty='skip'.",
+        problems,
     )
 
 
@@ -1088,7 +1098,7 @@ def check_pairs(pairs: FolderPairs | str | os.PathLike) -> list[Problem]:
                         'read it with scale="minmax" or scale=<the value that is white>',
                     )
                 )
-        if len(pixels) == 2:
+        if len(pixels) == 2 and ir != vi:  # a set may keep both in one file
             problems += _compare(name, ir, vi, pixels["infrared"], pixels["visible"])
     for side, by_name in depths.items():
         counts = Counter(by_name.values())

@@ -319,7 +319,7 @@ class DegradeParameters(Parameters):
 
     degradations: Annotated[Many, Component("degradation")] = []
     """Names, or several joined by ``+`` (``haze+ir-noise``); none named means every one."""
-    severity: Severity = [0.5, 1.0]
+    severity: Severity = (0.5, 1.0)
     """Of the written set: one number, or the range it is drawn from for each sample."""
     dataset: Annotated[str, Component("dataset")] = "scenes"
     data_root: str | None = None

@@ -215,9 +215,27 @@ def test_a_set_with_a_reader_of_its_own_is_read_through(registry, tmp_path):
         save(base / side / "a.png", np.zeros((6, 8, 3), np.uint8))
     for side in ("Infrared", "Infrared_gt"):
         save(base / side / "a.png", np.zeros((6, 8), np.uint8))
-    problems = catalogue.report("ems", registry, str(tmp_path))
-    assert [problem.kind for problem in problems] == ["split"]  # none held out
+    assert catalogue.report("ems", registry, str(tmp_path)) == []
     save(base / "Infrared" / "a.png", np.zeros((3, 3), np.uint8))
-    assert {p.kind for p in catalogue.report("ems", registry, str(tmp_path))} == {
-        "split", "unreadable"
-    }  # fmt: skip
+    (problem,) = catalogue.report("ems", registry, str(tmp_path))
+    assert problem.kind == "unreadable" and "one size" in problem.message
+
+
+def test_a_set_without_all_is_checked_split_by_split(registry, tmp_path):
+    pairs_in(tmp_path / "train")
+    (problem,) = catalogue.report("rfc", registry, str(tmp_path))
+    assert (problem.kind, problem.name) == ("split", "test")
+    file = tmp_path / "train" / "ir" / "1.png"
+    file.write_bytes(file.read_bytes()[:-20])
+    found = catalogue.report("rfc", registry, str(tmp_path))
+    assert [problem.kind for problem in found] == ["unreadable", "split"]
+    with pytest.raises(BadRequest, match="'rfc' is not there"):
+        catalogue.report("rfc", registry, str(tmp_path / "nowhere"))
+
+
+def test_both_pictures_in_one_file_are_not_taken_for_a_mistake(registry, tmp_path):
+    rng = np.random.default_rng(0)
+    save(tmp_path / "images" / "a.png", rng.integers(0, 256, (6, 8, 4), dtype=np.uint8))
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.txt").write_text("a\n")
+    assert catalogue.report("mfnet", registry, str(tmp_path)) == []
