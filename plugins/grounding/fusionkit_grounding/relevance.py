@@ -1,10 +1,12 @@
-r"""``relevance``: which pixels make a picture fit a prompt, by the gradients of a joint encoder.
+r"""``relevance``: which pixels make a picture fit a prompt, by a joint encoder's gradients.
 
 Source: M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017,
-eq. 1 (integrated gradients), on the cosine of picture and prompt; smoothing and range are ours.
+eq. 1 (integrated gradients), on cosines of patches and prompt; score, smoothing and range are ours.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,25 +17,29 @@ from fusionkit.errors import BadRequest
 from fusionkit.protocols import JointEncoder
 from fusionkit_grounding.masks import SOURCES, check_sources
 
+SOFTNESS = 0.05
+"""Of the largest cosine over the patches: how far below it a patch still counts."""
+
 
 class Relevance:
     r"""Integrated gradients of how well a picture fits its prompt.
 
     .. math:: R(x) = \sum_c (x - x_0) \odot \frac1n \sum_{k=1}^{n}
               \nabla s\!\left(x_0 + \tfrac{k - 1/2}{n} (x - x_0)\right), \qquad
-              s(x) = \cos(E(x), T(t)) - \cos(E(x), T(t_0))
+              s(x) = \tau \log \frac1P \sum_p e^{\cos(E_p(x), T(t)) / \tau}
 
-    from the picture's mean colour :math:`x_0`; over all pixels R sums to :math:`s(x) - s(x_0)`. The
-    neutral prompt :math:`t_0` takes away what any sentence would find. What speaks for the prompt
-    is kept, smoothed, and divided by its largest value; of the two pictures the larger map counts.
-    Unlike a heat map of patches this needs nothing of the encoder but its one vector per picture;
-    it is relative: the brightest place is 1 even where nothing is shown.
+    from the picture's mean colour :math:`x_0`, with P patches: a soft largest cosine. Over all
+    pixels R sums to :math:`s(x) - s(x_0)`. What speaks for the prompt is kept, smoothed, and
+    divided by its largest value; of the two pictures the larger map counts. It is relative: the
+    brightest place is 1 even where nothing is shown.
 
     Args:
         encoder: a joint encoder.
         sources: the pictures to look at: ``visible``, ``infrared`` or both.
         steps: n, the points of the path.
-        against: the neutral prompt; None for no second term.
+        of: ``patches`` as above, or ``pooled``, the one vector of the picture as the only patch,
+            for encoders whose patches lie in no space of words.
+        against: a neutral prompt whose cosine is taken off, ``a picture`` say.
         smooth: deviation of the Gaussian as a share of the longer side; 0 for none.
 
     Raises:
@@ -48,7 +54,8 @@ class Relevance:
         encoder: JointEncoder,
         sources: Sequence[str] = SOURCES,
         steps: int = 8,
-        against: str | None = "a picture",
+        of: Literal["patches", "pooled"] = "patches",
+        against: str | None = None,
         smooth: float = 0.03,
     ) -> None:
         if not hasattr(encoder, "encode_image"):
@@ -58,7 +65,9 @@ class Relevance:
         if steps < 1 or smooth < 0:
             raise BadRequest(f"guide 'relevance': steps={steps} is 1 at least, smooth={smooth} 0.")
         self.encoder, self.sources = encoder, check_sources("relevance", sources)
-        self.steps, self.against, self.smooth = steps, against, smooth
+        if of not in ("patches", "pooled"):
+            raise BadRequest(f"guide 'relevance': of={of!r} is 'patches' or 'pooled'.")
+        self.of, self.steps, self.against, self.smooth = of, steps, against, smooth
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """``{"relevance": (B, 1, H, W)}`` in [0, 1] for the prompt of each pair."""
@@ -89,9 +98,12 @@ class Relevance:
 
     def score(self, picture: Tensor, told: Tensor, neutral: Tensor | None) -> Tensor:
         """s of each picture, ``(B,)``."""
-        seen = self.encoder.encode_image(picture).pooled.float()
-        fits = cosine_similarity(seen, told.to(seen))
-        return fits if neutral is None else fits - cosine_similarity(seen, neutral.to(seen))
+        seen = self.encoder.encode_image(picture)
+        seen = (seen.pooled[..., None] if self.of == "pooled" else seen.patches.flatten(2)).float()
+        fits = cosine_similarity(seen, told.to(seen)[..., None])  # B places
+        if neutral is not None:
+            fits = fits - cosine_similarity(seen, neutral.to(seen)[..., None])
+        return SOFTNESS * ((fits / SOFTNESS).logsumexp(1) - math.log(fits.shape[1]))
 
 
 def _smoothed(x: Tensor, deviation: float) -> Tensor:

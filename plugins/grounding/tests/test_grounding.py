@@ -426,10 +426,12 @@ def test_a_source_that_does_not_exist_is_refused_with_the_nearest():
 # ------------------------------------------------------------------------ relevance, stored maps
 
 
-def test_relevance_adds_up_to_what_the_picture_gains_over_its_mean_colour():
-    guide, batch = Relevance(encoder=TinyEncoder(), steps=64), tiny_batch(2, (24, 32))
+@pytest.mark.parametrize(("of", "against"), [("patches", None), ("pooled", "a picture")])
+def test_relevance_adds_up_to_what_the_picture_gains_over_its_mean_colour(of, against):
+    guide = Relevance(encoder=TinyEncoder(), steps=64, of=of, against=against)
+    batch = tiny_batch(2, (24, 32))
     told = guide.encoder.encode_text(list(batch.prompts)).pooled
-    neutral = guide.encoder.encode_text([guide.against]).pooled
+    neutral = None if against is None else guide.encoder.encode_text([against]).pooled
     with torch.no_grad():
         flat = batch.visible.mean((2, 3), keepdim=True).expand_as(batch.visible)
         gained = guide.score(batch.visible, told, neutral) - guide.score(flat, told, neutral)
@@ -451,7 +453,7 @@ def test_relevance_lies_where_the_only_thing_is():
     infrared = torch.full((1, 1, 40, 50), 0.2)
     infrared[..., 10:18, 30:40] = 0.9
     batch = Batch(infrared.expand(-1, 3, -1, -1), infrared, prompts=("light",))
-    guide = Relevance(encoder=Brightness(), sources=("infrared",), against=None, smooth=0)
+    guide = Relevance(encoder=Brightness(), sources=("infrared",), of="pooled", smooth=0)
     heat = guide(batch)["relevance"]
     assert heat[..., 10:18, 30:40].min() > 0.9
     heat[..., 10:18, 30:40] = 0
