@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 # Set before torch is imported, and inherited by workers, kernels and other processes that tests
-# start. pytest-xdist runs a worker per core, and two threads of torch that share a core with another
-# worker wait for each other: the main job's notebook then took fifteen times as long.
+# start. pytest-xdist runs a worker per core, and two threads of torch that share a core with those
+# of another worker wait for each other: the main job's notebook then took fifteen times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
