@@ -185,21 +185,31 @@ def contact_sheet(
     from fusionkit import views
 
     context = with_depth(pair, chains, depth)
+    clean = {"visible": pair.visible[None], "infrared": pair.infrared[None]}
     rows, labels = [], []
     for name, chain in chains.items():
-        clean = {"visible": pair.visible[None], "infrared": pair.infrared[None]}
         damaged = [
             dict(zip(clean, chain.pair(*clean.values(), s, _generator(seed, name), **context),
                      strict=True))
             for s in severities
         ]  # fmt: skip
         for modality in chain.modalities:
-            cells = [clean, *damaged]
-            rows.append([np.asarray(cell[modality][0]) for cell in cells])
+            cells = [views.rgb(np.asarray(cell[modality][0])) for cell in (clean, *damaged)]
+            rows.append(np.concatenate(cells, 1))
             labels.append(name)
-    return views.grid(
-        rows, columns=["clean", *(f"{s:g}" for s in severities)], labels=labels, width=1.2
-    )
+    # One picture with ticks for headings: hundreds of axes take half a minute to lay out.
+    height, width = pair.visible.shape[1:]
+    columns = ["clean", *(f"{s:g}" for s in severities)]
+    figure = views.Picture(figsize=(9, 1.5 * len(rows) * height / width + 0.4))
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
+    axis.imshow(np.concatenate(rows, 0), interpolation="nearest")
+    axis.xaxis.tick_top()
+    axis.set_xticks([width * (i + 0.5) for i in range(len(columns))], columns, fontsize=8)
+    axis.set_yticks([height * (i + 0.5) for i in range(len(rows))], labels, fontsize=8)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return figure
 
 
 # ---------------------------------------------------------------------------- training sets

@@ -97,8 +97,13 @@ def test_damage_that_needs_depth_says_so_before_anything_is_made(registry):
 def test_a_sheet_has_a_row_per_damaged_picture(registry):
     chains = build(["haze+ir-noise", "blur"], registry)
     sheet = contact_sheet(tiny_pairs(1)[0], chains, severities=(0.5, 1.0))
-    assert len(sheet.axes) == 3 * 3
-    assert [a.get_ylabel() for a in sheet.axes[::3]] == ["haze+ir-noise"] * 2 + ["blur"]
+    (axis,) = sheet.axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["haze+ir-noise"] * 2 + ["blur"]
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["clean", "0.5", "1"]
+    (shown,) = axis.images
+    assert shown.get_array().shape[:2] == (3 * 24, 3 * 32)
+    cells = shown.get_array().reshape(3, 24, 3, 32, 3).transpose(0, 2, 1, 3, 4)
+    assert len({cell.tobytes() for row in cells for cell in row}) == 8  # visible is clean twice
 
 
 # ---------------------------------------------------------------------------- sets
