@@ -280,8 +280,13 @@ def guides(guide: str, assignments: tuple[str, ...], **options: Any) -> None:
     help="Read every picture of a data set or folder, and say what is wrong.",
 )  # fmt: skip
 @click.option("--data-root", type=click.Path(), help="Folder of the data set to check.")
+@click.option(
+    "--texts", metavar="LAYOUT[:SET]",
+    help="With --check FOLDER: the texts too, laid out as folder, ivt or vlf.",
+)  # fmt: skip
 def datasets(
-    as_json: bool, download: str | None, to: str | None, checked: str | None, data_root: str | None
+    as_json: bool, download: str | None, to: str | None, checked: str | None,
+    data_root: str | None, texts: str | None,
 ) -> int:
     """List the known data sets: what is expected where, licence, source, and whether it is there.
 
@@ -292,13 +297,21 @@ def datasets(
 
     if download is not None and checked is not None:
         raise BadRequest("--download and --check are two requests: give one of them.")
+    if texts is not None and (checked is None or not os.path.isdir(checked)):
+        raise BadRequest("--texts goes with --check FOLDER.")
     registry = Registry.from_environment()
     if download is not None:
         say = partial(click.echo, err=True)
         click.echo(catalogue.download(download, registry, to, say=say))
         return 0
     if checked is not None:
-        problems = catalogue.report(checked, registry, data_root)
+        if texts is None:
+            problems = catalogue.report(checked, registry, data_root)
+        else:
+            from fusionkit import annotating
+
+            layout, _, name = texts.partition(":")
+            problems = annotating.check(checked, layout, set=name or "own")
         rows = [{"kind": p.kind, "name": p.name, "message": p.message} for p in problems]
         click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(str, problems)))
         click.echo(f"fusionkit: {len(problems)} problems in {checked}.", err=True)
@@ -344,6 +357,52 @@ def info(store: str, as_json: bool) -> None:
 
     facts = run_info(store)
     click.echo(json.dumps(facts, indent=2, default=str) if as_json else _outline(facts))
+
+
+@commands.command()
+@click.argument("captioner")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the layout.")
+@click.option("--dataset", default="folder", metavar="NAME", help="Pairs to describe.")
+@click.option("--data-root", type=click.Path(), help="Folder of the data set.")
+@click.option("--split", default="all", help="all (the default), train, test ...")
+@click.option("--count", type=click.IntRange(min=1), help="At most so many pairs.")
+@click.option("--layout", help="folder (the default), ivt or vlf.")
+@click.option("--name", "set_name", help="What vlf calls the set; own by default.")
+@click.option("--pictures", is_flag=True, help="Write the pictures too: a whole data set.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="NAME=VALUE",
+    help="An option of the captioner; repeat for more.",
+)  # fmt: skip
+def annotate(
+    captioner: str, output: str, dataset: str, data_root: str | None, split: str,
+    count: int | None, layout: str | None, set_name: str | None, pictures: bool,
+    assignments: tuple[str, ...],
+) -> None:
+    """Describe the pairs of a data set with CAPTIONER and keep the texts as files.
+
+    What is there stays, so the same command goes on after a stop.
+    """
+    from fusionkit import annotating
+    from fusionkit.methods import create
+    from fusionkit.registry import Registry
+
+    registry = Registry.from_environment()
+    options = dict(_assignment(text) for text in assignments)
+    speaker = create(registry, "captioner", captioner, options, registry=registry)
+    given = _given(root=data_root, split=split, count=count)
+    pairs = registry.create("dataset", dataset, **given)
+
+    def progress(done: int, of: int) -> None:
+        if done == of or done % max(1, of // 20) == 0:
+            click.echo(f"{done} of {of} pairs", err=True)
+
+    chosen = _given(layout=layout, set=set_name)
+    click.echo(
+        annotating.annotate(
+            speaker, pairs, output, pictures=pictures, progress=progress,
+            split="test" if split == "test" else "train", **chosen,
+        )
+    )  # fmt: skip
 
 
 @commands.command()
