@@ -72,7 +72,7 @@ class TextFusion(nn.Module):
         heads: int = 2,
         infrared_attention: Literal["visible", "own"] = "visible",
         fold: bool = True,
-        band: int | None = 96,
+        band: int | None = 64,
     ) -> None:
         super().__init__()
         if channels % heads:
