@@ -101,6 +101,8 @@ class RFC(nn.Module):
             self.add_module(f"dconv{k}", Convolution(2 * wide, wide, exact=k > fusions))
         self.add_module(f"dconv{fusions + 2}", Convolution(wide, base, exact=True))
         self.add_module(f"dconv{fusions + 3}", Convolution(base, 3, exact=True))
+        built = dict(self.named_children())
+        self.layers = tuple(name for name in type(self).layers if name in built)
 
     def forward(self, batch: Batch) -> Fused:
         image, maps = self.fuse(batch.visible, batch.infrared, batch.text, batch.guides)

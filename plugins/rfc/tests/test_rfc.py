@@ -28,6 +28,7 @@ from fusionkit_rfc.network import RFC
 from fusionkit_rfc.task import Instructions
 
 from fusionkit.batch import Batch, Fused
+from fusionkit.capture import capture
 from fusionkit.data import write_image
 from fusionkit.errors import BadRequest
 from fusionkit.methods import Method
@@ -360,6 +361,9 @@ def test_other_schemes_take_its_text_points(scheme):
     fused = method(batch)
     assert fused.image.shape == (1, 3, 32, 40)
     assert "control" not in fused.maps and not hasattr(method.network, "imagemoudle")
+    with capture(method.network, method.network.layers) as features:
+        method(batch)
+        assert "CBA1" in features and "ResBlock1" not in features
 
 
 @pytest.mark.parametrize(("network", "options"), [
