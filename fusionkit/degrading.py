@@ -450,7 +450,9 @@ class Workshop:
         first = self.pairs[0]
         if first.depth is None and self.depth is None and not p.degradations:
             # Nobody named them, so what cannot be shown is left out.
-            self.chains = {n: c for n, c in self.chains.items() if "depth" not in c.needs}
+            blind = [name for name, chain in self.chains.items() if "depth" in chain.needs]
+            print(f"left out, because these pairs have no depth: {', '.join(blind)}")
+            self.chains = {n: c for n, c in self.chains.items() if n not in blind}
         self.shown = first
 
     def sheet(self) -> Any:

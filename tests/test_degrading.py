@@ -106,6 +106,25 @@ def test_a_sheet_has_a_row_per_damaged_picture(registry):
     assert len({cell.tobytes() for row in cells for cell in row}) == 8  # visible is clean twice
 
 
+def test_what_nobody_named_and_cannot_be_made_is_left_out_and_said(registry, tmp_path, capsys):
+    from fusionkit.data import write_image
+    from fusionkit.degrading import Workshop
+    from fusionkit.notebook import DegradeParameters
+
+    for pair in tiny_pairs(2):
+        write_image(tmp_path / "ir" / f"{pair.name}.png", pair.infrared)
+        write_image(tmp_path / "vi" / f"{pair.name}.png", pair.visible)
+    given = {"dataset": "folder", "data_root": str(tmp_path), "image_size": 24}
+    work = Workshop(DegradeParameters(**given), registry)
+    assert "no depth: haze" in capsys.readouterr().out
+    assert "haze" not in work.chains and "ems-haze" in work.chains
+    assert len(work.words()) == len(work.chains)
+    guessed = Workshop(DegradeParameters(**given, depth="guess", degradations="haze"), registry)
+    assert guessed.sheet().axes
+    with pytest.raises(BadRequest, match="haze needs the depth"):
+        Workshop(DegradeParameters(**given, degradations="haze"), registry).sheet()
+
+
 # ---------------------------------------------------------------------------- sets
 
 
