@@ -74,7 +74,7 @@ class ChannelAttention(nn.Module):
         batch, channels = len(pixels), pixels.shape[-1]
         weights = tuple(zip(self.qkv.weight.chunk(3), self.depthwise.weight.chunk(3), strict=True))
         products, squares, values = [], [], []
-        for strip, edges, _ in _strips(pixels):
+        for strip, edges in _strips(pixels):
             normed = _factor(self.norm(strip))
             query, key, value = (_local(normed, *w, edges).flatten(1, 2) for w in weights)  # B P C
             values.append(value)
@@ -91,11 +91,7 @@ class ChannelAttention(nn.Module):
         out = self.out.weight.view(channels, self.heads, size)
         mixed = torch.einsum("ohi,bhij->bhjo", out.to(wide), attention).flatten(1, 2)  # B C C
         mixed = mixed.to(values[0].dtype)
-        parts = (
-            _plus(strip[:, inside].flatten(1, 2), value, mixed)
-            for (strip, _, inside), value in zip(_strips(pixels), values, strict=True)
-        )
-        return _whole(parts, pixels)
+        return _plus(pixels, (value @ mixed for value in values))
 
 
 class GatedFeedForward(nn.Module):
@@ -114,25 +110,24 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.permute(0, 2, 3, 1)
-        parts = (self._strip(*strip) for strip in _strips(pixels))
-        return _whole(parts, pixels)
+        return _plus(pixels, (self._strip(*strip) for strip in _strips(pixels)))
 
-    def _strip(self, strip: Tensor, edges: tuple[bool, bool], inside: slice) -> Tensor:
-        """One strip ``(B, P, C)``."""
+    def _strip(self, strip: Tensor, edges: tuple[bool, bool]) -> Tensor:
+        """What is added to one strip, ``(P, C)``."""
         hidden = self.out.in_features
         group = hidden if torch.is_grad_enabled() else min(hidden, GROUP)
-        into, near, out = self.into.weight, self.depthwise.weight, self.out.weight
-        normed = _factor(self.norm(strip))
-        own = strip[:, inside]
-        result = own.flatten(0, 2)
+        into, near = self.into.weight, self.depthwise.weight
+        out, normed = _factor(self.out.weight), _factor(self.norm(strip))
+        result = None
         for first in range(0, hidden, group):
             opening = slice(first, first + group)
             carrying = slice(hidden + first, hidden + first + group)
             opened = gelu(_local(normed, into[opening], near[opening], edges))
             carried = _local(normed, into[carrying], near[carrying], edges)
             gated = (opened * carried).flatten(0, 2)
-            result = _plus(result, gated, out[:, opening].T)
-        return result.view(len(own), -1, own.shape[-1])
+            leaving = out[:, opening].T
+            result = gated @ leaving if result is None else result.addmm_(gated, leaving)
+        return result
 
 
 def _factor(x: Tensor) -> Tensor:
@@ -141,33 +136,22 @@ def _factor(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-def _plus(x: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-    """``x + values @ weight``, the sum in the precision of ``x``."""
-    if x.dtype != values.dtype:
-        return x + values @ weight
-    return (torch.addmm if x.ndim == 2 else torch.baddbmm)(x, values, weight)
-
-
 def _depthwise(channels: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
 
 
-def _strips(pixels: Tensor) -> Iterator[tuple[Tensor, tuple[bool, bool], slice]]:
+def _strips(pixels: Tensor) -> Iterator[tuple[Tensor, tuple[bool, bool]]]:
     """Strips of ``(B, H, W, C)``, each with the row above and the row below it.
 
-    Also whether the strip touches the upper and the lower edge of the picture, and which of its
-    rows are its own. One strip with gradients, where the hidden maps are kept anyway.
+    Also whether the strip touches the upper and the lower edge of the picture. One strip with
+    gradients, where the hidden maps are kept anyway.
     """
     batch, height, width, _ = pixels.shape
     rows = height if torch.is_grad_enabled() else max(4, STRIP // (batch * width))
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         above, below = max(start - 1, 0), min(stop + 1, height)
-        yield (
-            pixels[:, above:below],
-            (start == 0, stop == height),
-            slice(start - above, stop - above),
-        )
+        yield pixels[:, above:below], (start == 0, stop == height)
 
 
 def _local(normed: Tensor, into: Tensor, near: Tensor, edges: tuple[bool, bool]) -> Tensor:
@@ -182,15 +166,19 @@ def _local(normed: Tensor, into: Tensor, near: Tensor, edges: tuple[bool, bool])
     return conv2d(image, near, padding=(rows, 1), groups=len(near)).permute(0, 2, 3, 1)
 
 
-def _whole(parts: Iterable[Tensor], pixels: Tensor) -> Tensor:
-    """Strips ``(B, P, C)`` under each other, each while it is fresh, as a ``(B, C, H, W)``."""
+def _plus(pixels: Tensor, changes: Iterable[Tensor]) -> Tensor:
+    """``(B, H, W, C)`` and what is added to each of its strips, as a ``(B, C, H, W)``.
+
+    The sum has the precision of the picture. Each strip is added while it is fresh.
+    """
     whole, start = None, 0
-    for part in parts:
-        if whole is None and part[0].numel() == pixels[0].numel():
-            whole = part
-            break
+    for change in changes:
+        change = change.view(len(pixels), -1, *pixels.shape[2:])
+        if change.shape == pixels.shape:
+            return (pixels + change).permute(0, 3, 1, 2)
         if whole is None:
-            whole = part.new_empty(pixels.flatten(1, 2).shape)
-        whole[:, start : start + part.shape[1]] = part
-        start += part.shape[1]
-    return whole.view(pixels.shape).permute(0, 3, 1, 2)
+            whole = torch.empty_like(pixels)
+        rows = slice(start, start + change.shape[1])
+        torch.add(pixels[:, rows], change, out=whole[:, rows])
+        start = rows.stop
+    return whole.permute(0, 3, 1, 2)
