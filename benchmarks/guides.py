@@ -7,9 +7,8 @@ whose highest place lies on the thing (pointing game; J. Zhang et al., "Top-Down
 Excitation Backprop", ECCV 2016, without its margin of 15 pixels), *overlap* the intersection over
 union of the thing and of the places above half the map's maximum. Truth is the mask of a rendered
 thing and the box, drawn by hand, of a photographed one. Beside the guides stand the brightness of
-the infrared picture and chance, for both numbers the share of the picture that the thing covers (the
-whole picture as the answer). An empty map counts
-as a miss.
+the infrared picture and chance, for both numbers the share of the picture that the thing covers
+(the whole picture as the answer). An empty map counts as a miss.
 """
 
 import argparse
