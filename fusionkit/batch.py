@@ -118,6 +118,16 @@ class Batch:
         """The same batch on another device: every tensor in it is moved."""
         return _map(self, lambda t: t.to(*args, **kwargs))
 
+    def rows(self, rows: slice) -> "Batch":
+        """Some of the pairs, with everything that belongs to them."""
+
+        def cut(item: Any) -> Any:
+            if isinstance(item, Mapping):
+                return {key: cut(entry) for key, entry in item.items()}
+            return item if item is None or len(item) != len(self) else item[rows]
+
+        return replace(self, **{f.name: cut(getattr(self, f.name)) for f in fields(self)})
+
     def replace(self, **changes: Any) -> "Batch":
         """A copy with some fields changed."""
         return replace(self, **changes)

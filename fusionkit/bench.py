@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fusionkit import control, devices, store
+from fusionkit import control, devices, parallel, store
 from fusionkit.batch import Batch, Fused
 from fusionkit.capture import capture
 from fusionkit.control import CHANCE, Question
@@ -32,6 +32,7 @@ from fusionkit.protocols import Metric, Pair
 from fusionkit.recipe import Recipe
 from fusionkit.registry import Registry
 from fusionkit.statistics import Interval, interval_nested, paired_difference
+from fusionkit.store.layout import NOT_COMPARED
 from fusionkit.training import Trained, build_losses, build_task, check_recipe, train
 
 QUESTION_SEED = 20_240
@@ -63,6 +64,8 @@ class Bench:
         notebook: the notebook whose parameters these are.
         start_from: a checkpoint whose weights the arms start from.
         strict_weights: see :func:`fusionkit.training.train`.
+        processes: how many train together, started here; under torchrun there are several already,
+            and all but the first have no store (``run`` is None) and only train.
     """
 
     def __init__(
@@ -88,9 +91,12 @@ class Bench:
         notebook: str,
         start_from: str | None = None,
         strict_weights: bool = True,
+        processes: int = 1,
     ) -> None:
         self.arms, self.registry, self.seeds = dict(arms), registry, list(seeds)
         self.baseline, self.studied = next(iter(self.arms)), list(self.arms)[-1]
+        if precision == "auto":
+            precision = self.arms[self.studied].precision
         self.device, self.precision = devices.pick_device(device), precision
         self.dtype = devices.pick_precision(precision, self.device)
         self.dataset, self.metrics, self.resume = dataset, list(metrics), resume
@@ -110,16 +116,19 @@ class Bench:
             for name, arm in self.arms.items()
         }
         self._check_parts()
-        self.run = store.create_run(
-            path,
-            parameters=parameters,
-            recipe=recipe.describe(),
-            components=components(registry, self.arms.values(), [*metrics], dataset),
-            seed=self.seeds,
-            device=devices.describe(self.device),
-            resume=resume,
-            notebook=notebook,
-        )
+        self.path, self._processes, self.run = path, processes, None
+        if parallel.rank() == 0:
+            self.run = store.create_run(
+                path,
+                parameters=parameters,
+                recipe=recipe.describe(),
+                components=components(registry, self.arms.values(), [*metrics], dataset),
+                seed=self.seeds,
+                device=devices.describe(self.device),
+                resume=resume,
+                notebook=notebook,
+            )
+            self.path = self.run.path
         self.trained: dict[tuple[str, int], Method] = {}
         self.weights: dict[str, str] = {}
         """Checkpoints of the arms that are not trained here."""
@@ -216,16 +225,22 @@ class Bench:
             notebook=notebook,
             start_from=getattr(p, "checkpoint", None),
             strict_weights=notebook != "ablation",  # where losses are parameters, weights are not
+            processes=getattr(p, "devices", 1),
         )
         print(f"arms      {', '.join(bench.arms)}; seeds {', '.join(map(str, bench.seeds))}")
         print(
             f"device    {devices.describe(bench.device)}, {str(bench.dtype).removeprefix('torch.')}"
         )
-        print(f"store     {bench.run.path}", flush=True)
+        print(f"store     {bench.path}", flush=True)
         return bench
 
     def everything(self) -> str:
         """All of it in order: train, measure, score, keep; returns the result in one line."""
+        if self.run is None:
+            for seed in self.seeds:
+                for arm in self.arms:
+                    self.train(arm, seed)
+            return ""
         with self.run:
             for seed in self.seeds:
                 for arm in self.arms:
@@ -317,28 +332,33 @@ class Bench:
 
         def log(step: int, terms: Mapping[str, float]) -> None:
             nonlocal declared
+            if self.run is None:
+                return
             if not declared:
                 self.run.declare_history(list(self.arms), self.seeds, marks, list(terms))
                 declared = True
             self.run.put_history(arm, seed, marks.index(step), terms)
             self.run.progress(f"{arm}, seed {seed}: step {step} of {total}")
 
+        options = {
+            "seed": seed,
+            "device": str(self.device),
+            "precision": self.precision,
+            "checkpoint": checkpoint,
+            "resume": self.resume,
+            "log_every": every,
+            "label": f"{arm}, seed {seed}",
+            "start_from": self.start_from,
+            "strict_weights": self._strict,
+        }
+        if self._processes > 1:  # what they have learned is then taken up from the checkpoint
+            parallel.train_on(self._processes, recipe, self.train_set, log=log, **options)
+            options["resume"] = True
         result = train(
-            recipe,
-            self.train_set,
-            registry=self.registry,
-            seed=seed,
-            device=str(self.device),
-            precision=self.precision,
-            encoder=self.encoder,
-            checkpoint=checkpoint,
-            resume=self.resume,
-            log=log,
-            log_every=every,
-            label=f"{arm}, seed {seed}",
-            start_from=self.start_from,
-            strict_weights=self._strict,
+            recipe, self.train_set, registry=self.registry, encoder=self.encoder, log=log, **options
         )
+        if self.run is None:
+            return result
         for step, terms in result.history.items():  # what an earlier process had logged
             log(step, terms)
         self.run.flush()
@@ -514,7 +534,7 @@ class Bench:
 
     def checkpoint(self, arm: str, seed: int) -> Path:
         """Where the weights of one arm and seed are kept: beside the store."""
-        return store.checkpoint_folder(self.run.path) / f"{arm}-seed{seed}.pt"
+        return store.checkpoint_folder(self.path) / f"{arm}-seed{seed}.pt"
 
     @cached_property
     def _remarks(self) -> list[str]:
@@ -715,7 +735,7 @@ def default_path(stem: str, parameters: Mapping[str, Any]) -> str:
     The same parameters give the same path, so a repeated run resumes, and others never collide.
     Beside the notebooks' folder when the process works in it.
     """
-    what = {k: v for k, v in parameters.items() if k not in ("store", "resume", "device")}
+    what = {k: v for k, v in parameters.items() if k not in NOT_COMPARED}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
     here = Path.cwd()
     base = here.parent if here.name == "notebooks" else here

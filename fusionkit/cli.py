@@ -225,6 +225,7 @@ def evaluate(
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Start of every random draw.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--devices", type=click.IntRange(min=1), help="Processes that share every step.")
 @click.option("--precision", help="auto, float32 or bfloat16.")
 @click.option("--store", type=click.Path(), help="Where the run is written.")
 @click.option("--resume/--no-resume", default=None, help="Go on from the last checkpoint.")
@@ -236,7 +237,10 @@ def evaluate(
     help="Override one value of the recipe, as in weights.text=0.5; repeat for more.",
 )  # fmt: skip
 def train(recipe: str, assignments: tuple[str, ...], **options: Any) -> None:
-    """Train RECIPE, measure what the text does, and keep weights and results."""
+    """Train RECIPE, measure what the text does, and keep weights and results.
+
+    Data-parallel, on one machine or several: torchrun --nproc-per-node N -m fusionkit train RECIPE.
+    """
     overrides = dict(_assignment(text) for text in assignments)
     from fusionkit.training import train_from_options
 

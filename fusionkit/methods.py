@@ -75,7 +75,7 @@ class Method:
             network = build_network(recipe, registry, getattr(encoder, "text_dim", None))
         self.network = network
         self.network.to(self.device)
-        if self.device.type in ("cpu", "cuda"):
+        if recipe.channels_last and self.device.type in ("cpu", "cuda"):
             self.network.to(memory_format=torch.channels_last)
         self.layers = tuple(getattr(self.network, "layers", ()))
 
@@ -119,7 +119,7 @@ class Method:
         batch = self.with_text(add_guides(batch.to(self.device), self.guides))
         padded, size = _pad(batch, getattr(self.network, "multiple_of", 1))
         with devices.autocast(self.device, self.dtype):
-            fused = self.network(channels_last(padded))
+            fused = self.network(channels_last(padded) if self.recipe.channels_last else padded)
         fused = Fused(
             image=fused.image[..., : size[0], : size[1]].float().clamp(0, 1),
             maps=fused.maps,

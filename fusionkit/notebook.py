@@ -229,6 +229,9 @@ class TrainParameters(DataParameters, MachineParameters):
     metrics: Annotated[Many, Component("metric")] = []
     """Scores of plain fusion; none named means the recipe's."""
     seeds: Seeds = [0]
+    devices: Count = 1
+    """Processes on this machine that share every step, each with a GPU of its own where there are
+    GPUs; the result is that of one, within rounding."""
     questions: Count = 200
     shown: Count = 6
 

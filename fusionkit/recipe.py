@@ -61,6 +61,8 @@ class Stage(_Data):
     crop: Annotated[int, Field(ge=8)] | None = None
     """Height and width of training crops in pixels; None takes pictures as they are."""
     optimizer: Literal["adamw", "adam"] = "adamw"
+    fused: bool = True
+    """Whether the optimiser takes its step in one pass over all parameters, where it can."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -75,7 +77,8 @@ class Stage(_Data):
     """Share of the steps in which the rate rises from zero."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Parts in which a step's batch passes through the network, for less memory; divides
-    ``batch_size``. Losses are means, so the gradient is the mean over the parts."""
+    ``batch_size``. Losses are means, so the gradient is the mean over the parts. Several processes
+    deal out whole parts if the number of parts divides by theirs, see :mod:`fusionkit.parallel`."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient."""
     trainable: tuple[str, ...] = ("*",)
@@ -121,6 +124,13 @@ class Recipe(_Data):
     standardise_text: bool = False
     """Standardise text features over the bank of the task's prompts, see ``text.TextBank``."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of training and fusing where the run names none; ``auto`` is what the device is good at."""
+    channels_last: bool = True
+    """The memory layout of pictures and weights that convolutions are fastest in."""
+    compile: str | None = None
+    """A backend of ``torch.compile`` for the network in training: ``inductor`` is torch's own. None
+    leaves the network as it is."""
     task_options: dict[str, Any] = {}
     """Options of the task's factory."""
     refine_options: dict[str, Any] = {}

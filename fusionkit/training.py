@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusionkit import devices
+from fusionkit import devices, parallel
 from fusionkit.batch import Batch
 from fusionkit.errors import BadRequest, Interrupted, TrainingDiverged, did_you_mean
 from fusionkit.methods import (
@@ -70,14 +70,15 @@ def train(
     start_from: str | os.PathLike[str] | None = None,
     strict_weights: bool = True,
 ) -> Trained:
-    """Train a recipe on pairs.
+    """Train a recipe on pairs, alone or as one of several processes, see :mod:`parallel`.
 
     Args:
         recipe: the method; its ``task`` makes the samples.
         pairs: aligned pairs; any sizes if the recipe crops.
         registry: where components come from; None discovers the installed plugins.
         seed: of weights and samples.
-        device, precision: ``auto``, or a name; see :mod:`fusionkit.devices`.
+        device, precision: ``auto``, or a name; see :mod:`fusionkit.devices`. The recipe's own
+            precision takes the place of ``auto``.
         encoder: one already built, shared between runs; None builds the recipe's.
         checkpoint: file for weights and progress, written every ``save_seconds``, at the end and
             when interrupted. An existing one of the same recipe, seed, pairs and start is
@@ -95,7 +96,7 @@ def train(
     """
     registry = registry or Registry.from_environment()
     where = devices.pick_device(device)
-    dtype = devices.pick_precision(precision, where)
+    dtype = devices.pick_precision(recipe.precision if precision == "auto" else precision, where)
     if not len(pairs):
         raise BadRequest("there is no pair to train on.")
 
@@ -112,7 +113,12 @@ def train(
         method.load_state(load_checkpoint(start_from))
     run = Trained(method, task)
     origin = {"pairs": _fingerprint(pairs), "start": _file_fingerprint(start_from)}
+    parallel.check_same("pairs", origin["pairs"])
     saved = _resume(method, checkpoint, recipe, seed, origin) if resume and checkpoint else None
+    parallel.start_alike(method.network)
+    network = method.network
+    if recipe.compile is not None:
+        network = torch.compile(network, backend=recipe.compile)
     first = 0
     total = sum(stage.steps for stage in recipe.stages)
     if saved is not None:
@@ -128,7 +134,7 @@ def train(
     last_save = start
 
     def save(step: int, optimizer: torch.optim.Optimizer | None) -> None:
-        if checkpoint is None:
+        if checkpoint is None or parallel.rank():
             return
         broken = [n for n, p in method.network.named_parameters() if not p.isfinite().all()]
         if broken:  # a gradient may overflow under a finite loss: keep the good state on disk
@@ -149,7 +155,7 @@ def train(
     sums: dict[str, Tensor] = {} if saved is None else saved["sums"]
     counted = 0 if saved is None else saved["counted"]
     settings = recipe.stages[0].crop, {}
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         for stage in recipe.stages:
             stage_start, done = done, done + stage.steps
             if first >= done:
@@ -176,12 +182,14 @@ def train(
                     within=step - stage_start,
                     seed=seed,
                     strict_weights=strict_weights,
+                    network=network,
                 )
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0) + value
                 counted += 1
                 now = step + 1
                 if now % every == 0 or now == total:
+                    sums = parallel.mean_terms(sums)
                     means = {name: float(value) / counted for name, value in sums.items()}
                     _check_finite(means, now, recipe, checkpoint)
                     run.history[now] = means
@@ -192,13 +200,15 @@ def train(
                     if time.perf_counter() - last_save > save_seconds and now < total:
                         save(now, optimizer)
                         last_save = time.perf_counter()
-                if stopped and now < total:
+                if parallel.anywhere(bool(stopped)) and now < total:
+                    sums = parallel.mean_terms(sums)
                     _check_finite({n: float(v) for n, v in sums.items()}, now, recipe, checkpoint)
                     save(now, optimizer)
                     kept = (
                         f"; {checkpoint} keeps them, the same command resumes" if checkpoint else ""
                     )
-                    raise Interrupted(f"{stopped[0]} after {now} of {total} steps{kept}.")
+                    why = stopped[0] if stopped else "another process was stopped"
+                    raise Interrupted(f"{why} after {now} of {total} steps{kept}.")
     if first < total:
         save(total, None)
     run.seconds += time.perf_counter() - start
@@ -254,9 +264,10 @@ def build_losses(method: Method) -> dict[str, Any]:
     }
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The generator of one step: a function of the run's seed and the step's number."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step * 7919 + 17) % 2**63)
+def step_generator(seed: int, step: int, part: int = 0) -> torch.Generator:
+    """The generator of one step, or part of it: a function of the run's seed and the numbers."""
+    number = seed * 1_000_003 + step * 7919 + 17 + part * 2**40
+    return torch.Generator().manual_seed(number % 2**63)
 
 
 def _step(
@@ -272,20 +283,26 @@ def _step(
     within: int,
     seed: int,
     strict_weights: bool = True,
+    network: Any = None,
 ) -> dict[str, Tensor]:
-    torch.manual_seed((seed * 1_000_003 + step) % 2**63)
-    generator = step_generator(seed, step)
+    """One step of the optimiser; ``network`` is what is called for the method's, compiled, say."""
+    network = method.network if network is None else network
     method.network.train()
     factor = (method.recipe.rate or rate)(stage, within)
     for group in optimizer.param_groups:
         group["lr"] = stage.learning_rate * factor
     optimizer.zero_grad(set_to_none=True)
     means: dict[str, Tensor] = {}
-    for _ in range(stage.accumulate):
+    parts, rows = parallel.share_of(stage.accumulate)
+    for part in parts:
+        torch.manual_seed((seed * 1_000_003 + step + (part + rows.first) * 2**40) % 2**63)
+        generator = step_generator(seed, step, part)
         batch: Batch = task.sample(stage.batch_size // stage.accumulate, generator)
-        batch = channels_last(method.with_text(batch.to(method.device)))
+        batch = method.with_text(rows.of(batch).to(method.device))
+        if method.recipe.channels_last:
+            batch = channels_last(batch)
         with devices.autocast(method.device, method.dtype):
-            terms = _terms(method, batch, losses)
+            terms = _terms(method.recipe, network, batch, losses)
         unknown = sorted(set(weights) - set(terms))
         if unknown and strict_weights:
             raise BadRequest(
@@ -293,20 +310,23 @@ def _step(
                 f"gives; the terms are {sorted(terms)}.{did_you_mean(unknown[0], terms)}"
             )
         total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
-        (total / stage.accumulate if stage.accumulate > 1 else total).backward()
+        (total / len(parts) if len(parts) > 1 else total).backward()
         for name, value in {**terms, "total": total}.items():
-            means[name] = means.get(name, 0) + value.detach().float() / stage.accumulate
+            means[name] = means.get(name, 0) + value.detach().float() / len(parts)
+    parallel.average_gradients(method.network, parameters)
     if stage.clip_norm is not None:
         means["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
     optimizer.step()
     return means
 
 
-def _terms(method: Method, batch: Batch, losses: Mapping[str, Any]) -> dict[str, Tensor]:
+def _terms(
+    recipe: Recipe, network: Any, batch: Batch, losses: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """The named terms of one pass through the network."""
-    if method.recipe.step is not None:
-        return dict(method.recipe.step(method.network, batch, losses))
-    fused = method.network(batch)
+    if recipe.step is not None:
+        return dict(recipe.step(network, batch, losses))
+    fused = network(batch)
     terms = dict(fused.terms)
     for loss in losses.values():
         terms |= loss(batch, fused)
@@ -347,7 +367,7 @@ def _optimizer(
         lr=stage.learning_rate,
         betas=stage.betas,
         weight_decay=stage.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
+        fused=stage.fused and device.type in ("cpu", "cuda"),
     )
 
 
@@ -358,6 +378,18 @@ def _resume(
     seed: int,
     origin: Mapping[str, str],
 ) -> dict[str, Any] | None:
+    """What an earlier process had reached, its weights loaded; None where nothing is there."""
+    state = parallel.from_first(lambda: _earlier(checkpoint, recipe, seed, origin))
+    if state is None:
+        return None
+    method.load_state(state)
+    return state["training"]
+
+
+def _earlier(
+    checkpoint: str | os.PathLike[str], recipe: Recipe, seed: int, origin: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """The checkpoint, if there is one; refused if it is of another run."""
     if not Path(checkpoint).exists():
         return None
     state = load_checkpoint(checkpoint)
@@ -377,8 +409,7 @@ def _resume(
             f"{checkpoint} belongs to a run with other {what}; choose another file, "
             "or resume=False to replace it."
         )
-    method.load_state(state)
-    return training
+    return state
 
 
 def _fingerprint(pairs: Sequence[Pair]) -> str:
@@ -414,7 +445,7 @@ def _to(loss: Any, device: torch.device) -> Any:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[str]]:
+def stop_signals() -> Iterator[list[str]]:
     """Collects the first SIGTERM or Ctrl-C, so that a step is finished and saved before stopping.
 
     A second one acts at once. Only the main thread may set handlers; elsewhere nothing is caught.
@@ -444,7 +475,7 @@ class Progress:
     def __init__(self, total: int, label: str, first: int = 0) -> None:
         self.total, self.label = total, label
         self.bar = None
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty() and not parallel.rank():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, initial=first, desc=label, unit="step")
@@ -476,11 +507,6 @@ def train_from_options(recipe: str, **options: Any) -> str:
     Returns:
         The result in one line.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadRequest(
-            "this is one of several processes (WORLD_SIZE is set), but training in several is not "
-            "there yet: start it once, without torchrun."
-        )
     from fusionkit.bench import Bench
     from fusionkit.notebook import TrainParameters, check_values
 
@@ -491,8 +517,15 @@ def train_from_options(recipe: str, **options: Any) -> str:
     if "seed" in options:
         options["seeds"] = [options.pop("seed")]
     values = check_values("train", {"recipe": recipe, "overrides": overrides, **options})
-    bench = Bench.training(TrainParameters(**values))
-    result = bench.everything()
+    parameters = TrainParameters(**values)
+    several = parallel.under_torchrun()
+    if several and parameters.devices > 1:
+        raise BadRequest("devices starts processes, and torchrun has started them: leave it out.")
+    with parallel.joined(parameters.device) if several else nullcontext():
+        bench = Bench.training(parameters)
+        result = bench.everything()
+    if bench.run is None:  # the first process alone has something to say
+        return result
     print(f"weights   {bench.checkpoint(bench.studied, bench.seeds[0])}")
     print(f"result    {result}")
     return result

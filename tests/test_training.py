@@ -405,9 +405,7 @@ def test_the_authors_file_is_a_checkpoint_too(recipe, registry, tmp_path):
     torch.testing.assert_close(
         released(vis=visible, ir=infrared), network.mix(torch.cat([visible, infrared], 1))
     )
-    method = methods.load_method(
-        "toy", file, device="cpu", precision="float32", registry=registry
-    )
+    method = methods.load_method("toy", file, device="cpu", precision="float32", registry=registry)
     features = TinyEncoder().encode_text(["darker"])
     torch.testing.assert_close(
         method.fuse(infrared, visible, "darker"),
@@ -643,3 +641,53 @@ def test_weights_released_in_parts_are_read_by_the_names_of_their_files(tmp_path
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingWeights, match="no weights file"):
         methods.read_weights(tmp_path / "empty")
+
+
+def test_layout_compiling_and_the_optimisers_form_come_from_the_recipe_and_change_no_result(
+    recipe, registry
+):
+    plain = weights(run(recipe.with_overrides({"steps": 6}), registry))
+    for change in ({"channels_last": False}, {"fused": False}, {"compile": "eager"}):
+        found = run(recipe.with_overrides({"steps": 6, **change}), registry)
+        torch.testing.assert_close(weights(found), plain, atol=1e-6, rtol=1e-5)
+        assert set(found.method.state()["network"]) == set(found.method.network.state_dict())
+    rounded = run(recipe.with_overrides({"steps": 6, "precision": "bfloat16"}), registry,
+                  precision="auto")  # fmt: skip
+    assert rounded.method.dtype == torch.bfloat16
+    assert not torch.equal(weights(rounded), plain)
+
+
+def test_compiling_is_what_training_calls(recipe, registry, monkeypatch):
+    seen = []
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda net, backend: seen.append(backend) or compile_(net, backend="eager"),
+    )
+    run(recipe.with_overrides({"steps": 1, "compile": "inductor"}), registry)
+    assert seen == ["inductor"]
+
+
+def test_a_run_that_is_stopped_is_left_failed_with_its_step_and_resumes(tmp_path, monkeypatch):
+    from fusionkit import store
+
+    put, path = store.Run.put_history, str(tmp_path / "own.zarr")
+
+    def stop(self, *given):
+        put(self, *given)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {
+        "steps": 6, "batch_size": 4, "store": path, "device": "cpu", "precision": "float32",
+        "image_size": 64, "train_pairs": 8, "test_pairs": 2, "questions": 2, "shown": 1,
+        "metrics": ["EN"], "overrides": {"network.options.widths": [8, 8, 8]},
+    }  # fmt: skip
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(store.Run, "put_history", stop)
+        training.train_from_options("control", **options)
+    facts = store.run_info(path)
+    assert facts["status"] == "failed"
+    assert "SIGTERM after 1 of 6 steps" in facts["notice"]
+    training.train_from_options("control", **options)
+    assert store.run_info(path)["status"] == "complete"

@@ -17,5 +17,5 @@ HALF_FLOAT_RANGE = (1e-3, HALF_FLOAT_MAX / 16)
 """A layer whose first maps peak outside this range is kept in single precision: above, a later pair
 may overflow; below, most of the values would be subnormal and lose digits."""
 
-NOT_COMPARED = ("store", "resume", "device")
+NOT_COMPARED = ("store", "resume", "device", "devices")
 """Parameters that may differ when a run is taken up again: they do not change what is computed."""
