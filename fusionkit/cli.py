@@ -248,6 +248,47 @@ def train(recipe: str, assignments: tuple[str, ...], **options: Any) -> None:
 
 
 @commands.command()
+@click.argument("notebook", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "-p", "assignments", multiple=True, metavar="NAME=V1,V2,...",
+    help="Values of a parameter; with several -p every combination is run.",
+)  # fmt: skip
+@click.option(
+    "--table", type=click.Path(exists=True, dir_okay=False),
+    help="CSV file (or JSON list) with the parameters of a run in each row.",
+)  # fmt: skip
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, or its scheduler file.")
+@click.option("--workers", type=click.IntRange(min=1), help="Start so many processes here.")
+@click.option("--retries", type=click.IntRange(min=0), help="How often a failed run is repeated.")
+@click.option("--resume/--no-resume", default=None, help="Leave out what is complete.")
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder.")
+def sweep(
+    notebook: str, assignments: tuple[str, ...], table: str | None, output: str, **options: Any
+) -> int:
+    """Run NOTEBOOK once for every combination of parameters, and bring the results together.
+
+    One after the other in kernels of their own, or on Dask workers. The folder keeps executed
+    notebooks, stores, results.csv, significance.csv and index.html; the same command continues.
+    The exit status is 1 when a run failed.
+    """
+    from fusionkit import sweep as work
+
+    parameters: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, values = text.partition("=")
+        if not equals or not name.strip():
+            raise BadRequest(f"-p takes NAME=V1,V2,..., got {text!r}.", asked=text)
+        if name.strip() in parameters:
+            raise BadRequest(f"-p {name.strip()} is given twice; put its values between commas.")
+        parameters[name.strip()] = work.values_of(values)
+    rows = [{}] if table is None else work.read_rows(table)
+    found = work.sweep(
+        notebook, work.grid(parameters, rows), output, say=click.echo, **_given(**options)
+    )
+    return 0 if (found["status"] == "complete").all() else 1
+
+
+@commands.command()
 @click.argument("guide")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder for the maps.")
 @click.option("--text", "prompts", multiple=True, required=True, help="A prompt; repeat for more.")

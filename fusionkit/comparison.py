@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SHOWN = 4
 DATA = ("dataset", "image_size")
 """Parameters that decide whether pairs of one name are the same pictures."""
-INCIDENTAL = ("store", "resume", "device", "precision", "seeds")
+INCIDENTAL = ("store", "resume", "device", "devices", "precision", "seeds")
 """Parameters in which the runs of one method may differ; over seeds its scores are averaged."""
 
 
