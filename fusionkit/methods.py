@@ -378,7 +378,7 @@ def load_method(
     registry = registry or Registry.from_environment()
     recipe = registry.create("recipe", name).with_overrides(overrides or {})
     where = devices.pick_device(device)
-    dtype = devices.pick_precision(precision, where)
+    dtype = devices.pick_precision(recipe.precision if precision == "auto" else precision, where)
     if checkpoint is None:
         raise MissingWeights(
             f"recipe {name!r} brings no weights: train it (`fusionkit train {name}` says where it "
