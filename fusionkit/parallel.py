@@ -97,6 +97,7 @@ def joined(device: str = "auto", **meeting: Any) -> Iterator[None]:
                     contextlib.redirect_stdout(quiet.enter_context(open(os.devnull, "w")))
                 )
             yield
+        dist.barrier()  # nobody hangs up while another is still talking
     finally:
         _devices = None
         dist.destroy_process_group()

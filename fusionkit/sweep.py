@@ -376,14 +376,15 @@ def run_cell(work: Mapping[str, Any]) -> str:
         over = not attempt and not (same and work["resume"])
         facts = {**_facts(work), "attempts": begun + 1, "over": over}
         _write(folder, name, {**facts, "status": "waiting"}, replace=True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fusionkit.sweep", str(here), str(os.getpid())],
-            cwd=work["cwd"] if Path(work["cwd"]).is_dir() else here,
-            stdin=subprocess.DEVNULL,
-            stdout=(here / "log.txt").open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
-        )
+        with (here / "log.txt").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fusionkit.sweep", str(here), str(os.getpid())],
+                cwd=work["cwd"] if Path(work["cwd"]).is_dir() else here,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
+            )
         while process.poll() is None:
             if _STOP.wait(0.2):
                 process.terminate()

@@ -18,6 +18,8 @@ from fusionkit import cli, sweep
 from fusionkit.errors import BadRequest
 from fusionkit.notebook import BadParameters
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
 PARAMETERS = (
     'scheme = "film"\nseeds = [0]\nfail = False\nseconds = 0.0\nstore = None\nresume = True'
 )
@@ -242,9 +244,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
 def test_how_far_a_cell_is_comes_from_its_notebook_and_its_store(tmp_path):
