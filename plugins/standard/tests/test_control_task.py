@@ -176,6 +176,7 @@ def test_the_words_get_through_on_a_short_budget(registry, scenes):
             "learning_rate": 2e-3,
             "network.options.widths": [32, 64, 96],
             "task_options.repair_share": 1.0,
+            "task_options.degradations": ["low-light", "over-exposure", "ir-stripes"],
         }
     )
     trained = training.train(recipe, scenes, registry=registry, device="cpu", encoder=TinyEncoder())

@@ -297,24 +297,47 @@ def test_every_word_of_every_text_is_in_the_vocabulary(scenes):
         # The "x" between width and height is no word.
         found = set(re.findall(r"[a-z]+", re.sub(r"\d+x\d+", "", text.lower())))
         assert found <= words, found - words
-    assert 150 <= len(words) <= 220
+    assert 200 <= len(words) <= 400  # of 1024 places; the rest are buckets for unknown words
 
 
-def test_prompts_are_distinct_and_each_names_its_class():
+def test_a_phrasing_means_one_wish_and_names_its_class():
     assert tuple(texts.SYNONYMS) == CLASSES
+    wishes = texts.wishes()
+    assert set(wishes) == {*CLASSES, *texts.GROUPS, *texts.DEGRADATION_NAMES, "plain"}
     seen = set()
-    for label, names in texts.SYNONYMS.items():
-        prompts = texts.highlight_prompts(label)
-        assert 9 <= len(prompts) <= 27 and len(set(prompts)) == len(prompts)
-        assert all(any(name in prompt for name in names) for prompt in prompts)
-        assert not seen & set(prompts)
-        seen.update(prompts)
-    assert seen < set(texts.all_prompts())
+    for wish, phrasings in wishes.items():
+        assert len(phrasings) >= 10 and len(set(phrasings)) == len(phrasings)
+        assert not seen & set(phrasings)
+        seen.update(phrasings)
+        if wish in texts.SYNONYMS:
+            assert phrasings == texts.highlight_prompts(wish)
+            names = [*texts.SYNONYMS[wish], *texts._MANY.get(wish, ())]
+            assert all(any(name in phrasing for name in names) for phrasing in phrasings)
+    assert seen == set(texts.all_prompts())
+    assert "make the people stand out" in wishes["person"]
+    assert "get rid of the fog" in wishes["haze"]
+
+
+def test_held_out_phrasings_say_new_things_mostly_in_known_words():
+    trained = set(texts.all_prompts())
+    trained |= {text for name in texts.DEGRADATION_NAMES for text in texts.statement(name)}
+    words, seen, new, known = set(texts.vocabulary()), set(), 0, []
+    for wish in texts.wishes():
+        held_out = texts.held_out_prompts(wish)
+        assert len(held_out) >= 4 and not set(held_out) & (trained | seen)
+        seen.update(held_out)
+        unknown = [set(re.findall("[a-z]+", text.lower())) - words for text in held_out]
+        assert 2 <= sum(not found for found in unknown) < len(held_out), wish
+        new += sum(map(bool, unknown))
+        known += [word in words for text in held_out for word in text.lower().split()]
+    assert 0.1 < new / len(seen) < 0.5 and np.mean(known) > 0.75
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="person"):
         texts.highlight_prompts("horse")
+    with pytest.raises(ValueError, match="person"):
+        texts.held_out_prompts("horse")
     with pytest.raises(ValueError, match="haze"):
         texts.repair_prompts("rust")
     with pytest.raises(ValueError, match="bicycle"):

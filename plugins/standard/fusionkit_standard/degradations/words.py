@@ -1,74 +1,18 @@
 """What is said of each damage: requests to undo it, held-out requests, and statements.
 
-The first requests of the basic eight are those of the default experiment, which trains on them
-alone; see :mod:`fusionkit_standard.scenes.texts`. A held-out request is in no list for training,
-so that reading can be told from remembering.
+What is said of the basic eight lies with the other texts of the scenes, whose vocabulary knows it:
+:mod:`fusionkit_standard.scenes.texts`. A held-out request is in no list for training, so that
+reading can be told from remembering.
 """
 
-from fusionkit_standard.scenes.texts import DEGRADATION_NAMES, repair_prompts, statement
+from fusionkit_standard.scenes.texts import (
+    DEGRADATION_NAMES,
+    held_out_prompts,
+    repair_prompts,
+    statement,
+)
 
-_FURTHER: dict[str, tuple[str, ...]] = {
-    "low-light": (
-        "lighten the night scene of the visible image",
-        "the visible image is too dark, make its content visible",
-        "raise the exposure of the visible image",
-        "bring out what lies in the shadows",
-        "the picture was taken with too little light, enhance it",
-    ),
-    "over-exposure": (
-        "the visible image is too bright, restore its highlights",
-        "bring back the detail in the blown out areas",
-        "tone down the overexposed parts",
-        "the picture received too much light, correct it",
-        "lower the exposure of the visible image",
-    ),
-    "noise": (
-        "get rid of the random noise in the visible image",
-        "filter the Gaussian noise out of the visible image",
-        "the visible image is grainy, smooth it",
-        "take the sensor noise out of the colour picture",
-        "fuse both images and remove the grain of the visible one",
-        "restore the visible image behind its noise",
-    ),
-    "blur": (
-        "restore the edges of the unsharp visible image",
-        "the visible image is soft, bring back its detail",
-        "undo the blur of the visible image",
-        "give the smeared visible image its contours back",
-        "make the outlines in the visible image crisp",
-        "fuse both images and correct the blur",
-    ),
-    "haze": (
-        "restore the contrast lost to haze",
-        "the visible image is foggy, clear it",
-        "take the grey veil off the visible image",
-        "show the distant things behind the fog",
-        "undo the scattering of light in the air",
-    ),
-    "ir-stripes": (
-        "destripe the infrared image",
-        "take the vertical lines out of the thermal image",
-        "remove the column noise of the thermal sensor",
-        "correct the fixed pattern of the infrared image",
-        "the infrared image shows stripes, erase them",
-        "even out the columns of the infrared image",
-    ),
-    "ir-low-contrast": (
-        "stretch the grey levels of the infrared image",
-        "the thermal image is flat, strengthen it",
-        "make warm things stand out of the dull infrared image",
-        "restore the range of the thermal image",
-        "improve the weak contrast of the infrared image",
-        "intensify the faint infrared signal",
-    ),
-    "ir-noise": (
-        "filter the random noise out of the thermal image",
-        "the infrared image is grainy, smooth it",
-        "take the sensor noise out of the infrared image",
-        "get rid of the grain in the thermal picture",
-        "fuse both images without the noise of the infrared one",
-        "restore the infrared image behind its noise",
-    ),
+_PROMPTS: dict[str, tuple[str, ...]] = {
     "poisson-noise": (
         "remove the photon noise from the visible image",
         "reduce the shot noise of the visible image",
@@ -191,55 +135,7 @@ _FURTHER: dict[str, tuple[str, ...]] = {
     ),
 }
 
-HELD_OUT: dict[str, tuple[str, ...]] = {
-    "low-light": (
-        "turn up the light in this dim photograph",
-        "I can hardly see anything in the dark, help",
-        "compensate for the missing illumination",
-        "let the night look like day",
-    ),
-    "over-exposure": (
-        "the sky is burnt out, rescue it",
-        "compensate for the excess of light",
-        "pull the saturated whites back",
-        "the sun spoilt this photograph, save it",
-    ),
-    "noise": (
-        "wipe away the speckle of the camera",
-        "this photograph is full of grain, polish it",
-        "give me the visible view without disturbance",
-        "reduce random fluctuations of the colour channels",
-    ),
-    "blur": (
-        "everything looks washed together, sharpen it up",
-        "focus this fuzzy photograph",
-        "I want clear outlines instead of this mush",
-        "increase the acutance of the colour picture",
-    ),
-    "haze": (
-        "let me look through the smog",
-        "the air is thick, clean the view",
-        "cut through the murk",
-        "compensate for the milky atmosphere",
-    ),
-    "ir-stripes": (
-        "the heat picture has bars, take them away",
-        "level the uneven read-out of the detector",
-        "cancel the banding of the thermal camera",
-        "no more vertical pattern in the heat map, please",
-    ),
-    "ir-low-contrast": (
-        "the heat picture is all grey, spread it",
-        "widen the dynamic range of the thermal camera",
-        "separate warm from cold more clearly",
-        "give the pale thermogram some punch",
-    ),
-    "ir-noise": (
-        "quieten the snowing heat picture",
-        "average out the flicker of the thermal detector",
-        "polish the rough thermogram",
-        "reduce the temporal noise of the microbolometer",
-    ),
+_HELD_OUT: dict[str, tuple[str, ...]] = {
     "poisson-noise": (
         "the exposure counted hardly any light, smooth the result",
         "tidy up the quantum noise of the colour camera",
@@ -316,9 +212,14 @@ _STATEMENTS: dict[str, tuple[str, ...]] = {
 }
 
 PROMPTS: dict[str, tuple[str, ...]] = {
-    name: (*(repair_prompts(name) if name in DEGRADATION_NAMES else ()), *further)
-    for name, further in _FURTHER.items()
+    **{name: repair_prompts(name) for name in DEGRADATION_NAMES},
+    **_PROMPTS,
+}
+HELD_OUT: dict[str, tuple[str, ...]] = {
+    **{name: held_out_prompts(name) for name in DEGRADATION_NAMES},
+    **_HELD_OUT,
 }
 STATEMENTS: dict[str, tuple[str, ...]] = {
-    name: statement(name) if name in DEGRADATION_NAMES else _STATEMENTS[name] for name in PROMPTS
+    **{name: statement(name) for name in DEGRADATION_NAMES},
+    **_STATEMENTS,
 }
