@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-BAND_BYTES = {"cpu": 16 << 20, "cuda": 2 << 30}
+BAND_BYTES = {"cpu": 8 << 20, "cuda": 2 << 30}
 """Bytes of the widest map of one band."""
 
 

@@ -100,11 +100,11 @@ def upsampling(channels: int = GRID) -> nn.Sequential:
     """A feature grid at 16 times its size; trainable, one set of weights for both modalities."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1),
-        nn.LeakyReLU(0.01),
+        nn.LeakyReLU(0.01, inplace=True),
         nn.ConvTranspose2d(channels, channels, 4, stride=4),
-        nn.LeakyReLU(0.01),
+        nn.LeakyReLU(0.01, inplace=True),
         nn.ConvTranspose2d(channels, channels, 4, stride=4),
-        nn.LeakyReLU(0.01),
+        nn.LeakyReLU(0.01, inplace=True),
     )
 
 
@@ -112,9 +112,9 @@ def mask_feature(channels: int, out: int) -> nn.Sequential:
     """Features of the region at the size of the picture."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1),
-        nn.LeakyReLU(0.01),
+        nn.LeakyReLU(0.01, inplace=True),
         nn.Conv2d(channels, out, 3, padding=1),
-        nn.LeakyReLU(0.01),
+        nn.LeakyReLU(0.01, inplace=True),
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionkit.batch import Batch, Fused, TextFeatures
+from fusionkit.devices import keep_memory
 from fusionkit.protocols import BuildModulation
 from fusionkit_rfc.bands import Band, Convolution, by_bands
 from fusionkit_rfc.controller import (
@@ -117,6 +118,8 @@ class RFC(nn.Module):
         guides: Mapping[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The picture before its last ReLU, ``(B, 3, H, W)``, and the maps of the alignment."""
+        if visible.device.type == "cpu":
+            keep_memory()  # a band's maps come and go hundreds of times
         visible, infrared = (
             x.contiguous(memory_format=torch.channels_last) for x in (visible, infrared)
         )
@@ -126,7 +129,7 @@ class RFC(nn.Module):
         if self.points is None:
             prior = self.control(text, guides, visible)
             maps["control"] = prior.float().mean(1, keepdim=True)
-        features = [torch.cat([self.irconv(infrared).relu(), self.viconv(visible).relu()], 1)]
+        features = [torch.cat([self.irconv(infrared).relu_(), self.viconv(visible).relu_()], 1)]
         if prior is not None:  # what is summed up from here on stays in full precision
             features = [features[0].float()]
         for k in range(1, self.fusions + 1):
