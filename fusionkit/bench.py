@@ -29,7 +29,7 @@ from fusionkit.evaluation import build_metrics, evaluate, facts
 from fusionkit.guides import add_guides
 from fusionkit.methods import Method, load_checkpoint, load_method, settle_encoder
 from fusionkit.protocols import Metric, Pair
-from fusionkit.recipe import Recipe
+from fusionkit.recipe import Recipe, parts
 from fusionkit.registry import Registry
 from fusionkit.statistics import Interval, interval_nested, paired_difference
 from fusionkit.store.layout import NOT_COMPARED
@@ -690,16 +690,12 @@ def bounded(recipe: Recipe, p: Any) -> Recipe:
     long = sum(stage.steps for stage in recipe.stages) > LONG
     if p.steps is not None or named or not long or devices.pick_device(p.device).type != "cpu":
         return recipe
-    stages = [
-        stage.model_copy(
-            update={
-                "steps": min(stage.steps, SHORT["steps"]),
-                "batch_size": p.batch_size or min(stage.batch_size, SHORT["batch_size"]),
-                "accumulate": stage.accumulate if p.batch_size else 1,
-            }
-        )
-        for stage in recipe.stages
-    ]
+    stages = []
+    for stage in recipe.stages:
+        batch = p.batch_size or min(stage.batch_size, SHORT["batch_size"])
+        less = {"steps": min(stage.steps, SHORT["steps"]), "batch_size": batch}
+        less["accumulate"] = parts(batch, stage.batch_size, stage.accumulate)
+        stages.append(stage.model_copy(update=less))
     numbers = [
         ", ".join(f"{stage.steps} x {stage.batch_size}" for stage in these)
         for these in (stages, protocol.stages)

@@ -164,7 +164,8 @@ class Recipe(_Data):
         """A copy with some numbers changed, each by its dotted path.
 
         ``{"stages.0.steps": 50, "weights.region": 0.2, "network.options.width": 24}``. The short
-        forms ``steps``, ``batch_size``, ``learning_rate`` ... set that field in every stage.
+        forms ``steps``, ``batch_size``, ``learning_rate`` ... set that field in every stage; a
+        batch that passes in parts keeps the size of its parts where that comes out.
 
         Raises:
             BadRequest: a path that the recipe does not have (with the nearest one), or a value of
@@ -175,6 +176,10 @@ class Recipe(_Data):
             keys = path.split(".")
             if len(keys) == 1 and keys[0] in Stage.model_fields and keys[0] not in data:
                 for stage in data["stages"]:
+                    if keys[0] == "batch_size" and "accumulate" not in overrides:
+                        stage["accumulate"] = parts(
+                            value, stage["batch_size"], stage["accumulate"]
+                        )
                     stage[keys[0]] = value
             else:
                 _set(data, keys, value, path)
@@ -204,6 +209,14 @@ CALLABLES = ("task", "reads", "step", "refine", "official", "rate")
 
 FREE = ("options", "weights", "task_options", "refine_options", "sentences")
 """Mappings whose keys belong to a component, so any key may be set; its factory checks it."""
+
+
+def parts(batch_size: Any, before: int, accumulate: int) -> int:
+    """In how many parts another batch passes: in parts of the same size, where that comes out."""
+    rows = before // accumulate
+    if isinstance(batch_size, int) and batch_size > 0 and batch_size % rows == 0:
+        return batch_size // rows
+    return accumulate
 
 
 def _set(data: Any, keys: list[str], value: Any, path: str) -> None:

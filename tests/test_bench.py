@@ -84,6 +84,7 @@ def numbers(recipe):
 def test_a_long_protocol_is_cut_on_a_cpu_and_says_so(capsys):
     short = bounded(protocol(accumulate=8), TrainParameters(device="cpu"))
     assert numbers(short) == [(40, 4), (20, 2)]
+    assert [stage.accumulate for stage in short.stages] == [4, 1]  # still one by one
     assert "40 x 4, 20 x 2 samples in place of its protocol's 30000 x 8, 20 x 2" in short.remark
     assert short.remark.startswith("Ours.") and short.remark[5:] in capsys.readouterr().out
 

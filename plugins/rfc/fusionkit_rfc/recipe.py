@@ -32,8 +32,7 @@ def rfc() -> Recipe:
 
     Rates fall to .65 every 20 epochs. Heights were drawn from 480, 512, 544 and 576 with 1.4 times
     the width; here these are factors of the pictures as they are read, so read them 528 high. The
-    release passes the eight one by one (``stages.0.accumulate`` 8), which gives the same gradient
-    in an eighth of the memory.
+    eight pass one by one, as in the release, so they may be of eight sizes.
     """
     return Recipe(
         name="rfc",
@@ -49,6 +48,7 @@ def rfc() -> Recipe:
             Stage(
                 steps=EPOCHS * PER_EPOCH,
                 batch_size=PER_STEP,
+                accumulate=PER_STEP,
                 crop=None,
                 optimizer="adamw",
                 learning_rate=2e-4,
@@ -90,6 +90,7 @@ def rfc_small() -> Recipe:
             "stages.0.schedule": "cosine",
             "steps": 600,
             "batch_size": 4,
+            "accumulate": 1,
             "crop": 64,
             "learning_rate": 1e-3,
             "task_options": {},
