@@ -149,12 +149,14 @@ def plugins(kind: str | None, as_json: bool) -> None:
 def fuse(ir: str, vi: str, output: str, assignments: tuple[str, ...], **options: Any) -> None:
     """Fuse the infrared picture IR with the visible picture VI; two folders fuse pair by pair.
 
-    Any size; the colour of VI is kept.
+    Any size; the colour of VI is kept. Without --recipe and --checkpoint the default method and the
+    weights in the package do it, offline.
     """
     from fusionkit.fusing import fuse_files
 
     options["overrides"] = dict(_assignment(text) for text in assignments) or None
-    fuse_files(ir, vi, output, progress=click.echo, **_given(**options))
+    say = partial(click.echo, err=True)
+    fuse_files(ir, vi, output, progress=click.echo, say=say, **_given(**options))
 
 
 @commands.command()

@@ -18,8 +18,8 @@ from fusionkit.methods import Method, load_checkpoint, load_method, read_weights
 from fusionkit.registry import Registry
 
 SUFFIX = ".png"
-DEFAULT = "control"
-"""The recipe when none is named."""
+DEFAULT = "words"
+"""The recipe when none is named: one that brings its weights."""
 
 
 def _sharper(infrared: Tensor, visible: Tensor) -> Tensor:
@@ -77,6 +77,7 @@ def fuse_files(
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = print,
+    say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Fuse one pair of files, or every pair of two folders.
 
@@ -92,6 +93,7 @@ def fuse_files(
         device: where to compute.
         overrides: values of the recipe by dotted path.
         progress: is told each file written.
+        say: is told what fuses, in one line, where that was not named.
 
     Returns:
         The files written. A pair that fails stops the rest; what was written stays.
@@ -112,9 +114,13 @@ def fuse_files(
         targets = [output / f"{pair.name}{SUFFIX}" for pair in pairs]
     else:
         targets = [output / f"{pairs[0].vi.stem}{SUFFIX}" if output.is_dir() else output]
-    if recipe is None:
+    named = recipe is not None
+    if not named:
         recipe = DEFAULT if checkpoint is None else load_checkpoint(checkpoint)["recipe"]
     method = load_method(recipe, checkpoint, device=device, overrides=overrides)
+    if not named:
+        weights = "the weights it brings" if checkpoint is None else str(checkpoint)
+        say(f"fused by {recipe!r} with {weights}. {method.recipe.remark}".strip())
     for pair, target in zip(pairs, targets, strict=True):
         written = None if said is not None else texts_beside(pair.ir, method.recipe.texts)
         fuse_file(method, pair.ir, pair.vi, target, written or said)

@@ -1,8 +1,10 @@
 """A method ready to use: a network with its text, its guides and its weights."""
 
+import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +273,12 @@ class Method:
             self.bank.load_state(text)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the checkpoint; the file appears whole or not at all."""
+        """Write the checkpoint; the file appears whole or not at all.
+
+        A path that ends in ``.safetensors`` gets the network in half precision, for passing on.
+        """
+        if Path(path).suffix == ".safetensors":
+            return _save_compact(self.state(), Path(path))
         return save_atomic(self.state(), path)
 
 
@@ -380,10 +387,7 @@ def load_method(
     where = devices.pick_device(device)
     dtype = devices.pick_precision(recipe.precision if precision == "auto" else precision, where)
     if checkpoint is None:
-        raise MissingWeights(
-            f"recipe {name!r} brings no weights: train it (`fusionkit train {name}` says where it "
-            "writes them) and pass the file as checkpoint."
-        )
+        checkpoint = bundled_weights(recipe)
     state = read_weights(checkpoint)
     if recipe.official is not None and not _is_ours(state):
         return _official_method(recipe, state, registry, where, dtype)
@@ -405,6 +409,28 @@ def load_method(
     return method
 
 
+def bundled_weights(recipe: Recipe) -> Path:
+    """The file of the weights that come with a recipe.
+
+    Raises:
+        MissingWeights: none do, or the installation lacks the file.
+    """
+    if not recipe.checkpoint:
+        raise MissingWeights(
+            f"recipe {recipe.name!r} brings no weights: train it (`fusionkit train {recipe.name}` "
+            "says where it writes them) and pass the file as checkpoint."
+        )
+    package, _, file = recipe.checkpoint.partition(":")
+    found = find_spec(package)
+    path = Path(next(iter(found.submodule_search_locations or [])), file) if found else Path(file)
+    if not path.is_file():
+        raise MissingWeights(
+            f"recipe {recipe.name!r} should bring its weights as {recipe.checkpoint}, and the "
+            "installation lacks them: install the package again."
+        )
+    return path
+
+
 def _official_method(
     recipe: Recipe, state: Any, registry: Registry, device: torch.device, dtype: torch.dtype
 ) -> Method:
@@ -418,9 +444,7 @@ def _official_method(
     except MissingWeights as error:  # features made elsewhere can still be given
         missing = str(error)
         recipe = recipe.model_copy(update={"encoder": None})
-    method = Method(
-        recipe, registry, device=device, dtype=dtype, encoder=encoder, network=network
-    )
+    method = Method(recipe, registry, device=device, dtype=dtype, encoder=encoder, network=network)
     method.missing_encoder = missing
     return method
 
@@ -467,15 +491,44 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
         raise MissingWeights(f"no weights file at {path}.")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise BadRequest(
             f"{path} cannot be read as weights ({type(error).__name__}): it may be cut short, "
             "or hold more than tensors and plain values."
         ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors by name; a checkpoint of ours as :meth:`Method.state` has it."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        facts = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if facts.get("format") != FORMAT:
+        return tensors
+    parts: dict[str, Any] = {"network": {}, "text": {}}
+    for name, values in tensors.items():
+        part, _, own = name.partition(".")
+        parts[part][own] = values.float() if values.is_floating_point() else values
+    return {**parts, "format": FORMAT, "recipe": facts["recipe"],
+            "parts": json.loads(facts["parts"])}  # fmt: skip
+
+
+def _save_compact(state: Mapping[str, Any], path: Path) -> Path:
+    """A state as a safetensors file, the network in half precision."""
+    from safetensors.torch import save
+
+    half = {k: v.half() if v.is_floating_point() else v for k, v in state["network"].items()}
+    tensors = {
+        f"{part}.{name}": values.cpu().contiguous()
+        for part, group in (("network", half), ("text", state["text"]))
+        for name, values in group.items()
+    }
+    facts = {"format": FORMAT, "recipe": state["recipe"], "parts": json.dumps(state["parts"])}
+    return _whole(path, lambda beside: beside.write_bytes(save(tensors, facts)))
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -499,11 +552,14 @@ def _checked(state: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def save_atomic(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """``torch.save`` beside the target, then rename: a kill never leaves half a file."""
-    path = Path(path)
+    return _whole(Path(path), lambda beside: torch.save(dict(state), beside))
+
+
+def _whole(path: Path, write: Callable[[Path], Any]) -> Path:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(state), beside)
+        write(beside)
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:
         beside.unlink(missing_ok=True)

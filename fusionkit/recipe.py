@@ -142,6 +142,8 @@ class Recipe(_Data):
     """What a reader of the results must know about the method; stands with every result."""
     default_text: str = ""
     """What ``fuse`` says when it is given no text."""
+    checkpoint: str = ""
+    """Weights that come with the recipe, as ``package:file``; empty where there are none."""
 
     task: Callable[..., Any] | None = Field(default=None, exclude=True)
     """Turns pairs into training batches, see :class:`fusionkit.protocols.Task`."""

@@ -241,7 +241,8 @@ def test_any_text_is_a_prompt(fuse, tmp_path, text):
 def test_missing_weights_say_how_to_get_them(run, tmp_path):
     ir, vi = draw(tmp_path / "ir.png"), draw(tmp_path / "vi.png", 3)
     out = tmp_path / "out.png"
-    assert_refused(run("fuse", ir, vi, "-o", out), "brings no weights", "fusionkit train control")
+    bare = run("fuse", ir, vi, "-o", out, "--recipe", "control")
+    assert_refused(bare, "brings no weights", "fusionkit train control")
     gone = tmp_path / "gone.pt"
     assert_refused(run("fuse", ir, vi, "-o", out, "--checkpoint", gone), "gone.pt", "not exist")
 

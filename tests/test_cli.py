@@ -203,7 +203,7 @@ def test_fuse_hands_over_only_what_was_said(run, monkeypatch, tmp_path):
     monkeypatch.setattr(
         fusionkit.fusing,
         "fuse_files",
-        lambda *places, progress, **options: calls.append((places, options)),
+        lambda *places, progress, say, **options: calls.append((places, options)),
     )
     assert run("fuse", str(tmp_path), str(tmp_path), "-o", "out", "--text", "warm")[0] == 0
     assert calls == [((str(tmp_path), str(tmp_path), "out"), {"text": "warm"})]

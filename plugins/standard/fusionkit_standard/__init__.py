@@ -9,7 +9,7 @@ from fusionkit_standard.depth import Depth
 from fusionkit_standard.guide import HeatMap
 from fusionkit_standard.metrics import METRICS, PRESETS
 from fusionkit_standard.published import PUBLISHED
-from fusionkit_standard.recipe import control
+from fusionkit_standard.recipe import control, words
 from fusionkit_standard.tiny_clip import TinyClip
 
 __version__ = "0.1.0"
@@ -72,4 +72,4 @@ def fusionkit_datasets():
 
 @hookimpl
 def fusionkit_recipes():
-    return {"control": control}
+    return {"control": control, "words": words}

@@ -16,7 +16,7 @@ boxes drawn by hand say it is. A photograph with a description is also asked by 
 description mentions is to be highlighted, against plain fusion.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,7 @@ from fusionkit.guides import GuideCache, enlarge
 from fusionkit.methods import create
 from fusionkit.protocols import Guide, JointEncoder, Pair
 from fusionkit.registry import Registry
+from fusionkit_standard.photographs import on_pairs
 from fusionkit_standard.scenes.texts import PLAIN, SYNONYMS, highlight_prompts, repair_prompts
 
 NAMES = ("person", "car", "truck", "bus", "bicycle", "building", "tree")
@@ -79,6 +80,10 @@ class ControlTask:
         visible_share: weight of the visible picture in the mixture.
     """
 
+    named: Sequence[str] = NAMES
+    """What has requests of its own."""
+    on_pairs = staticmethod(on_pairs)
+
     def __init__(
         self,
         *,
@@ -104,7 +109,7 @@ class ControlTask:
             for name in degradations
             if has_depth or name != "haze"  # haze is a matter of distance
         }
-        self.requests = {name: highlight_prompts(name) for name in NAMES}
+        self.requests = {name: highlight_prompts(name) for name in self.named}
         self.repairs = {name: repair_prompts(name) for name in self.damages}
         self.prompts = tuple(
             dict.fromkeys(
@@ -114,13 +119,22 @@ class ControlTask:
                 + [text for text in map(_description, pairs) if text]
             )
         )
-        self.maps = GuideCache(self.guides, pairs, self.prompts)
         masks = self._masks(pairs)
         self.examples = [
             _example(i, pair, found)
             for i, (pair, found) in enumerate(zip(pairs, masks, strict=True))
         ]
         self.askable = [e for e in self.examples if len(e.masks) >= 2]
+        self.maps = self._maps(pairs)
+
+    def _maps(self, pairs: Sequence[Pair]) -> Callable[[int, Sequence[str]], dict[str, Tensor]]:
+        """Maps of the guides for a pair under prompts; empty where a prompt is not among ours."""
+        cache = GuideCache(self.guides, pairs, self.prompts)
+
+        def maps(index: int, prompts: Sequence[str]) -> dict[str, Tensor]:
+            return cache(index, prompts) if cache and set(prompts) <= set(cache.column) else {}
+
+        return maps
 
     def _masks(self, pairs: Sequence[Pair]) -> list[dict[str, Tensor]]:
         """True masks where a pair has them, thresholded heat maps elsewhere."""
@@ -173,7 +187,7 @@ class ControlTask:
         mask = _cut(named, window)
         return {
             "example": example, "window": window,
-            "prompts": [example.description, _pick(PLAIN, generator)],
+            "prompts": [example.description, self._say(PLAIN, example, generator)],
             "masks": [mask, torch.zeros_like(mask)],
         }  # fmt: skip
 
@@ -181,7 +195,7 @@ class ControlTask:
         names = list(example.masks)
         first, second = (names[i] for i in torch.randperm(len(names), generator=generator)[:2])
         window = self._window(example, example.masks[_pick((first, second), generator)], generator)
-        prompts = [_pick(self.requests[n], generator) for n in (first, second)]
+        prompts = [self._say(self.requests[n], example, generator) for n in (first, second)]
         masks = [_cut(example.masks[n], window) for n in (first, second)]
         return {"example": example, "window": window, "prompts": prompts, "masks": masks}
 
@@ -189,17 +203,21 @@ class ControlTask:
         window = self._window(example, None, generator)
         names = list(self.damages)
         damage = _pick(names, generator)
-        asked = _pick(self.repairs[damage], generator)
+        asked = self._say(self.repairs[damage], example, generator)
         if _uniform(generator) < 0.6 or len(names) == 1:
-            other = _pick(PLAIN, generator)
+            other = self._say(PLAIN, example, generator)
         else:
             wrong = _pick([n for n in names if n != damage], generator)
-            other = _pick([p for p in self.repairs[wrong] if p != asked], generator)
+            other = self._say([p for p in self.repairs[wrong] if p != asked], example, generator)
         empty = torch.zeros(1, *_size(window), dtype=torch.bool)
         return {
             "example": example, "window": window, "prompts": [asked, other],
             "masks": [empty, empty], "damage": damage,
         }  # fmt: skip
+
+    def _say(self, group: Sequence[str], example: Example, generator: torch.Generator) -> str:
+        """One of the requests of a group, for this pair."""
+        return _pick(group, generator)
 
     def _window(
         self, example: Example, mask: Tensor | None, generator: torch.Generator
@@ -346,15 +364,14 @@ class ControlTask:
         )
 
     def _guide_maps(self, parts: Sequence[dict]) -> dict[str, Tensor]:
-        if not self.maps or any(
-            p not in self.maps.column for part in parts for p in part["prompts"]
-        ):
-            return {}
         rows: dict[str, list[Tensor]] = {}
         for part in parts:
             example = part["example"]
             size = tuple(example.pair.visible.shape[-2:])
-            for name, maps in self.maps(example.index, part["prompts"]).items():
+            found = self.maps(example.index, part["prompts"])
+            if not found:
+                return {}
+            for name, maps in found.items():
                 rows.setdefault(name, []).append(_cut(enlarge(maps, size), part["window"]))
         return {name: torch.cat(maps) for name, maps in rows.items()}
 

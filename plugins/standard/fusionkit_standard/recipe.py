@@ -3,8 +3,9 @@
 Source: ours.
 """
 
-from fusionkit.recipe import Recipe, Stage
+from fusionkit.recipe import Part, Recipe, Stage
 from fusionkit_standard.control import ControlTask
+from fusionkit_standard.words import WordsTask
 
 
 def control() -> Recipe:
@@ -35,4 +36,24 @@ def control() -> Recipe:
         ),
         default_text="fuse the two images",
         task=ControlTask,
+    )
+
+
+def words() -> Recipe:
+    """The default of ``fusionkit fuse``: ``control`` with a map of the prompt at the input.
+
+    Its weights are in the package; ``make_words.py`` of the project makes them.
+    """
+    base = control()
+    (stage,) = base.stages
+    return base.model_copy(
+        update={
+            "name": "words",
+            "guides": (Part(name="heatmap"),),
+            "stages": (stage.model_copy(update={"crop": 80, "steps": 4000}),),
+            "task": WordsTask,
+            "checkpoint": "fusionkit_standard:words.safetensors",
+            "remark": "It knows persons, vehicles, buildings, trees and eight kinds of damage, "
+            "from rendered scenes alone; plugins/standard/MODEL_CARD.md has its limits.",
+        }
     )
