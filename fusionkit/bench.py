@@ -63,6 +63,7 @@ class Bench:
         parameters: what goes into the store's attributes.
         notebook: the notebook whose parameters these are.
         start_from: a checkpoint whose weights the arms start from.
+        unlabelled: whether training sees of a pair nothing but the two pictures.
         strict_weights: see :func:`fusionkit.training.train`.
         processes: how many train together, started here; under torchrun there are several already,
             and all but the first have no store (``run`` is None) and only train.
@@ -91,8 +92,10 @@ class Bench:
         notebook: str,
         start_from: str | None = None,
         strict_weights: bool = True,
+        unlabelled: bool = False,
         processes: int = 1,
     ) -> None:
+        self._unlabelled = unlabelled
         self.arms, self.registry, self.seeds = dict(arms), registry, list(seeds)
         self.baseline, self.studied = next(iter(self.arms)), list(self.arms)[-1]
         if precision == "auto":
@@ -192,6 +195,14 @@ class Bench:
         return bench
 
     @classmethod
+    def adapting(cls, p: Any, recipe: Recipe, start_from: str, path: str) -> "Bench":
+        """The single arm of ``adapt.ipynb``: a recipe that learns on, from pairs without labels."""
+        return cls._of(
+            p, {recipe.name: recipe}, Registry.from_environment(), "adapt", "", path=path,
+            start_from=start_from, unlabelled=True,
+        )  # fmt: skip
+
+    @classmethod
     def _of(
         cls,
         p: Any,
@@ -201,6 +212,8 @@ class Bench:
         stem: str,
         *,
         path: str | None = None,
+        start_from: str | None = None,
+        unlabelled: bool = False,
     ) -> "Bench":
         parameters = p.model_dump(mode="json")
         own = [*arms.values()][-1].metrics
@@ -223,7 +236,8 @@ class Bench:
             resume=p.resume,
             parameters=parameters,
             notebook=notebook,
-            start_from=getattr(p, "checkpoint", None),
+            start_from=start_from or getattr(p, "checkpoint", None),
+            unlabelled=unlabelled,
             strict_weights=notebook != "ablation",  # where losses are parameters, weights are not
             processes=getattr(p, "devices", 1),
         )
@@ -274,7 +288,10 @@ class Bench:
     @cached_property
     def train_set(self) -> list[Pair]:
         """Pairs to learn from."""
-        return list(self._pairs["train"])
+        pairs = list(self._pairs["train"])
+        if self._unlabelled:
+            pairs = [Pair(pair.name, pair.visible, pair.infrared) for pair in pairs]
+        return pairs
 
     @cached_property
     def test_set(self) -> list[Pair]:

@@ -311,6 +311,39 @@ class CompareParameters(DataParameters, MachineParameters):
     """Folder of the runs, one for each recipe; None is ``runs/compare``."""
 
 
+class AdaptParameters(DataParameters, MachineParameters):
+    """``adapt.ipynb``: the shipped method on one's own unlabelled pairs."""
+
+    recipe: Annotated[str, Component("recipe")] = "words"
+    """A recipe with weights (its own, or ``checkpoint``) and an encoder that can be adapted."""
+    checkpoint: str | None = None
+    overrides: Options = {}
+    """Values of the recipe by dotted path."""
+    encoder_steps: Count = 200
+    """Steps of the encoder."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """The encoder's steps end after so much time, however many they were."""
+    steps: Count | None = 150
+    """Optimiser steps of the network, of each stage; None: the recipe's."""
+    batch_size: Count | None = None
+    metrics: Annotated[Many, Component("metric")] = ["EN", "SD", "SF", "SSIM"]
+    image_size: Size | None = 256
+    train_pairs: Count = 171
+    test_pairs: Count = 50
+    questions: Count = 50
+    shown: Count = 4
+    seed: Annotated[int, Field(ge=0)] = 0
+    output: str | None = None
+    """Folder of the adapted encoder and network; None is a name under ``runs``."""
+    store: str | None = None
+    """Path or URL of the network's run; None is in the folder."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The one seed, as a bench takes them."""
+        return [self.seed]
+
+
 class InspectParameters(Parameters):
     """``inspect.ipynb``: look inside a stored run."""
 
@@ -353,6 +386,7 @@ SCHEMAS: dict[str, type[Parameters]] = {
     "ablation": AblationParameters,
     "train": TrainParameters,
     "instruct": InstructParameters,
+    "adapt": AdaptParameters,
     "evaluate": EvaluateParameters,
     "compare": CompareParameters,
     "inspect": InspectParameters,

@@ -27,7 +27,13 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class JointEncoder(Encoder, Protocol):
-    """Sentences and pictures in one space."""
+    """Sentences and pictures in one space.
+
+    One that can learn from pairs without labels has besides: ``adapt(pairs, *, steps, seconds,
+    seed, say) -> encoder``, another encoder of its kind, of ``steps`` steps or as many as
+    ``seconds`` allow (None: all), telling ``say`` lines of text; ``save(path)``, and an option
+    ``weights`` of its factory that takes the path.
+    """
 
     def encode_image(self, image: Tensor) -> ImageFeatures:
         """``(B, 3 or 1, H, W)`` in [0, 1] -> features. Gradients reach the picture."""
@@ -226,6 +232,9 @@ class Task(Protocol):
 
     Built by the recipe as ``factory(pairs=..., registry=..., encoder=..., guides=..., **options)``.
     A batch is a function of the given generator alone, so a resumed run sees the same samples.
+
+    A static method ``on_pairs(method, pairs) -> {measure: {pair name: value}}`` says what a method
+    trained for the task does to held-out pairs, beyond its questions.
     """
 
     prompts: tuple[str, ...]

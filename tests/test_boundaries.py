@@ -24,6 +24,9 @@ OTHER_OPTIMISERS = {
     "plugins/standard/fusionkit_standard/tiny_clip/measures.py": (
         "fits two numbers when the tiny encoder is made, which is no training of a fusion network"
     ),
+    "plugins/standard/fusionkit_standard/tiny_clip/adapting.py": (
+        "trains the tiny encoder on its own maps, which is no training of a fusion network"
+    ),
     "plugins/terf/fusionkit_terf/effects.py": (
         "edits one picture at test time by fitting an effect to it, as the paper does"
     ),

@@ -8,7 +8,9 @@ Source: ours, after A. Radford et al., "Learning Transferable Visual Models From
 Supervision", ICML 2021.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from fusionkit.batch import ImageFeatures, TextFeatures
 from fusionkit.devices import autocast, pick_precision
 from fusionkit.errors import BadRequest
+from fusionkit.protocols import Pair
 from fusionkit_standard.tiny_clip.tokenizer import Tokenizer
 from fusionkit_standard.tiny_clip.towers import CONFIG, ImageTower, Towers
 
@@ -124,6 +127,18 @@ class TinyClip(nn.Module):
     def heatmap_grid(self, prompts: list[str], image: Tensor) -> Tensor:
         """Every prompt in every picture, at stride 4: ``(B, len(prompts), h, w)`` in [0, 1]."""
         return self.towers.logits(self.encode_text(prompts).pooled, self._see(image)[1]).sigmoid()
+
+    def adapt(self, pairs: Sequence[Pair], **options: Any) -> "TinyClip":
+        """A copy adapted to pairs without labels, see :func:`tiny_clip.adapting.adapt`."""
+        from fusionkit_standard.tiny_clip.adapting import adapt
+
+        return adapt(self, pairs, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights, for the option ``weights``, and the vocabulary beside them."""
+        from fusionkit_standard.tiny_clip.adapting import save
+
+        save(self, path)
 
     def _see(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled and dense features of pictures of any size, one or three channels."""
