@@ -232,12 +232,17 @@ def _released_tno(root: Path, split: str) -> list[PairPaths]:
     ]
 
 
+THERMAL = ("display", "radiometric")
+COLDEST, HOTTEST = -40.0, 80.0  # degrees Celsius, the range of a radiometric picture
+
+
 class Scenes(Sequence[Pair]):
     """Generated street scenes with true masks, depth, boxes and texts; no file, no download.
 
     A pair is a function of its number and the size. ``train`` counts from 0, ``test`` from 100,000,
     ``validation`` from 200,000, so splits never meet. Pairs are rendered when first asked for, many
-    at a time in worker processes, and kept as 8-bit arrays.
+    at a time in worker processes, and kept as 8-bit arrays. In a share of the scenes the visible
+    picture is off by up to two pixels of 128, as real pairs are: maps follow the infrared picture.
 
     Texts: ``caption``, ``caption_2``, ``caption_3`` and ``dense`` (with boxes in pixels). Masks:
     one for each class that is in the picture. Depth in metres, 1000 in the sky.
@@ -252,6 +257,9 @@ class Scenes(Sequence[Pair]):
         cache: a folder to keep rendered pairs in, about 60 kB each at 128x128. Off by default:
             rendering is fast, and the files are only valid for one version of the generator
             (which they carry in their name).
+        thermal: ``display`` is the 8-bit picture after the camera's gain control, white hot;
+            ``radiometric`` the temperature before it, in hundredths of a kelvin, as 16-bit
+            cameras deliver it: linear, 0 at -40 and 1 at +80 degrees Celsius.
     """
 
     layout = "none: generated from numbers"
@@ -271,7 +279,14 @@ class Scenes(Sequence[Pair]):
         *,
         workers: int | None = None,
         cache: str | os.PathLike | None = None,
+        thermal: str = "display",
     ) -> None:
+        if thermal not in THERMAL:
+            raise BadRequest(
+                f"thermal={thermal!r}: 'scenes' gives {' or '.join(THERMAL)} infrared pictures.",
+                asked=thermal,
+                known=THERMAL,
+            )
         if split not in self.first:
             raise BadRequest(
                 f"data set 'scenes' has no split {split!r}: it has {', '.join(self.first)}.",
@@ -293,7 +308,9 @@ class Scenes(Sequence[Pair]):
             raise BadRequest(f"size={size}: a scene needs at least 32x32 pixels.")
         self.numbers = [self.first[split] + (seed * count + i) % 100_000 for i in range(count)]
         self.workers = workers or min(8, os.cpu_count() or 1)
-        self.cache = None if cache is None else Path(cache) / _generator_version() / str(self.size)
+        self.thermal = thermal
+        kind = str(self.size) + ("" if thermal == "display" else f"-{thermal}")
+        self.cache = None if cache is None else Path(cache) / _generator_version() / kind
         self._kept: dict[int, dict[str, Any]] = {}
 
     @property
@@ -334,18 +351,18 @@ class Scenes(Sequence[Pair]):
         for number, scene in zip(
             missing, render_many(missing, self.size, workers=self.workers), strict=True
         ):
-            self._kept[number] = _compact(scene)
+            self._kept[number] = _compact(scene, self.thermal)
             if self.cache is not None:
                 _save(self.cache / f"{number}.npz", self._kept[number])
 
 
-def _compact(scene: Scene) -> dict[str, Any]:
+def _compact(scene: Scene, thermal: str) -> dict[str, Any]:
     """What a pair is made from, as small arrays and plain values."""
     texts = {"caption": scene.captions[0], "dense": scene.dense}
     texts |= {f"caption_{i}": text for i, text in enumerate(scene.captions[1:], 2)}
     return {
         "visible": np.ascontiguousarray(scene.visible.transpose(2, 0, 1)),
-        "infrared": scene.infrared,
+        "infrared": scene.infrared if thermal == "display" else scene.thermal,
         "classes": scene.classes,
         "depth": scene.depth.astype(np.float16),  # to 0.05 % of the distance
         "info": {
@@ -375,6 +392,10 @@ def _as_pair(kept: dict[str, Any]) -> Pair:
 
 
 def _unit(values: np.ndarray) -> Tensor:
+    """Eight bits to [0, 1]; sixteen, hundredths of a kelvin, from COLDEST 0 to HOTTEST 1."""
+    if values.dtype == np.uint16:
+        celsius = torch.from_numpy(values.astype(np.float32)) / 100 - 273.15
+        return ((celsius - COLDEST) / (HOTTEST - COLDEST)).clamp(0, 1)
     return torch.from_numpy(values).float() / 255
 
 

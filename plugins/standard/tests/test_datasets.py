@@ -271,6 +271,20 @@ def test_the_cache_holds_what_was_rendered_and_survives_damage(tmp_path, monkeyp
         assert old.texts == new.texts
 
 
+def test_the_thermal_picture_comes_as_temperature_when_asked():
+    shown = Scenes(count=1, size=48, workers=1)[0]
+    measured = Scenes(count=1, size=48, workers=1, thermal="radiometric")[0]
+    assert torch.equal(shown.visible, measured.visible)
+    celsius = measured.infrared * 120 - 40
+    assert celsius.min() >= -40 and celsius.max() < 80 and celsius.std() > 1
+    assert len(measured.infrared.unique()) > 1.5 * len(shown.infrared.unique())
+    # Gain control keeps warm warm: the two rank the pixels alike.
+    ranks = torch.stack([p.infrared.flatten().argsort().argsort() for p in (shown, measured)])
+    assert torch.corrcoef(ranks.float())[0, 1] > 0.8
+    with pytest.raises(BadRequest, match="radiometric"):
+        Scenes(thermal="raw")
+
+
 @pytest.mark.parametrize(
     "wrong", [{"split": "all"}, {"count": 0}, {"count": 100_001}, {"size": 8}, {"seed": -1}]
 )

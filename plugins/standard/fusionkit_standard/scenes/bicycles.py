@@ -21,7 +21,7 @@ BICYCLE_PAINT: tuple[Colour, ...] = (
 def draw_bicycle(stage: Stage, x: float, z: float, ridden: bool) -> None:
     """A bicycle at (x, z), seen from the side or from behind, with or without its rider."""
     chance, air = stage.chance, stage.weather.air
-    from_side = chance.random() < 0.7
+    from_side = chance.random() < 0.6
     flip = chance.choice((-1.0, 1.0))
     reach = 0.85 if from_side else 0.25
     stage.shadow(

@@ -51,7 +51,7 @@ class Body:
         x, z = self.ground(a, s)
         return self.stage.camera.point(x, y, z)
 
-    def part(self, albedo, temperature, grain=0.03, heat_grain=0.5, glow=BLACK) -> int:
+    def part(self, albedo, temperature, grain=0.03, heat_grain=0.3, glow=BLACK) -> int:
         return self.stage.painter.part(
             self.label,
             albedo,

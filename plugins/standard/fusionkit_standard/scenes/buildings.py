@@ -151,14 +151,14 @@ def draw_building(
     if near_x is not None:
         facade = Facade(stage, lambda a: (near_x, z0 + a), (z0 + z1) / 2, near_x)
         wall = tint(colour, side_light)
-        part = facade.part(wall, heat + side_sun, grain=0.09, heat_grain=0.8)
+        part = facade.part(wall, heat + side_sun, grain=0.09, heat_grain=0.6)
         facade.panel(0, z1 - z0, 0, height, part)
         _decorate(facade, z1 - z0, height, wall, heat + side_sun, lit)
     column0, column1 = point(x0, 0, z0)[0], point(x1, 0, z0)[0]
     if column1 > 0 and column0 < stage.camera.width:
         facade = Facade(stage, lambda a: (x0 + a, z0), z0, 0.0)
         wall = tint(colour, end_light)
-        part = facade.part(wall, heat + end_sun, grain=0.09, heat_grain=0.8)
+        part = facade.part(wall, heat + end_sun, grain=0.09, heat_grain=0.6)
         facade.panel(0, x1 - x0, 0, height, part)
         if gable:
             stage.painter.polygon(

@@ -13,13 +13,20 @@ STREET, OPEN, ELEVATED = "street", "open", "elevated"
 
 @dataclass(slots=True)
 class Street:
-    """Ground plan: road between two x, pavements beyond, and how far down it reaches."""
+    """Ground plan: road between two x, pavements beyond, and how far down it reaches.
+
+    A street `across` the view lies between two depths instead, `left` the nearer one. `wild` land
+    has no road; its `water` is a lake or a river between two depths, if there is any.
+    """
 
     kind: str
     left: float
     right: float
     pavement: float
     end: float
+    across: bool = False
+    wild: bool = False
+    water: tuple[float, float] | None = None
 
     def lane(self, side: float) -> float:
         """Centre of the driving lane on the left (-1) or right (+1)."""
@@ -82,7 +89,7 @@ def paint_ground(stage: Stage, street: Street) -> None:
         cool + sun,
         ON_GROUND,
         grain=0.3 if grass else 0.12,
-        thermal_grain=1.8 if grass else 0.9,
+        thermal_grain=1.2 if grass else 0.7,
     )
     painter.polygon(
         ((0, camera.horizon), (width, camera.horizon), (width, height), (0, height)), ground
@@ -113,6 +120,23 @@ def paint_ground(stage: Stage, street: Street) -> None:
             thermal_grain=heat_grain,
         )
 
+    if street.water:
+        shine = 0.35 + 0.65 * weather.sun
+        depths = painter.part(
+            "ground",
+            tint((0.22, 0.28, 0.33), shine * chance.uniform(0.6, 1.6)),
+            weather.air + chance.uniform(-4.0, 6.0),
+            ON_GROUND,
+            grain=0.08,
+            thermal_grain=0.35,
+        )
+        strip(-900.0, 900.0, *street.water, depths)
+    if street.wild:
+        stage.road_albedo, stage.road_temperature = colour, cool + sun
+        return
+    if street.across:
+        _paint_across(street, strip, surface, road, chance)
+        return
     if street.kind != OPEN:
         slab = surface("ground", tint(grey(chance, 0.22, 0.38), 1.0), chance.uniform(-2.5, 1.5))
         edge = surface("ground", grey(chance, 0.3, 0.5), chance.uniform(-3.0, 0.5))
@@ -185,3 +209,19 @@ def paint_ground(stage: Stage, street: Street) -> None:
         while x < street.right - 0.5:
             strip(x, x + 0.5, z, z + 3.0, white)
             x += 1.0
+
+
+def _paint_across(street: Street, strip, surface, road: int, chance) -> None:
+    """A road that runs across the view, with a pavement on either side."""
+    slab = surface("ground", tint(grey(chance, 0.22, 0.38), 1.0), chance.uniform(-2.5, 1.5))
+    edge = surface("ground", grey(chance, 0.3, 0.5), chance.uniform(-3.0, 0.5))
+    low, high = street.left, street.right
+    strip(-200.0, 200.0, low - street.pavement, high + street.pavement, slab)
+    strip(-200.0, 200.0, low - 0.25, high + 0.25, edge)
+    strip(-200.0, 200.0, low, high, road)
+    paint = surface("road", (0.55, 0.55, 0.53), chance.uniform(-2.0, 1.0), heat_grain=0.5)
+    middle, x = (low + high) / 2, -40.0 + chance.uniform(0.0, 4.0)
+    pitch = chance.choice((2.4, 5.5, 5.5))  # a line or dashes
+    while x < 40.0:
+        strip(x, x + 2.4, middle - 0.08, middle + 0.08, paint)
+        x += pitch

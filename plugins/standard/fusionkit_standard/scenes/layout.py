@@ -13,7 +13,9 @@ from .placement import plan_things
 from .roadside import draw_lamp, draw_sign, draw_traffic_light, draw_tree, draw_wires
 from .stage import Stage, Weather
 
-SHARE = {STREET: 0.65, OPEN: 0.20, ELEVATED: 0.15}
+SHARE = {STREET: 0.62, OPEN: 0.24, ELEVATED: 0.14}
+ACROSS = 0.22  # share of streets seen from their side
+WILD, WATER = 0.5, 0.35  # shares of the open country without a road, and of that with water
 
 
 def weather_of(chance: Random) -> Weather:
@@ -60,7 +62,17 @@ def compose(chance: Random, height: int, width: int) -> tuple[Stage, str]:
     street = Street(
         kind, middle - half, middle + half, chance.uniform(1.8, 4.0), chance.uniform(60.0, 220.0)
     )
-    stage.road_edges = (street.left, street.right)
+    near = camera.nearest_ground()
+    if kind == STREET and chance.random() < ACROSS:
+        street.across = stage.road_across = True
+        street.left = near + chance.uniform(4.0, 16.0)
+        street.right = street.left + 2 * half
+    elif kind == OPEN and chance.random() < WILD:
+        street.wild = True
+        if chance.random() < WATER:
+            shore = near + chance.uniform(10.0, 50.0)
+            street.water = (shore, shore * chance.uniform(2.0, 8.0))
+    stage.road_edges = (0.0, 0.0) if street.wild else (street.left, street.right)
     paint_backdrop(stage)
     paint_ground(stage, street)
     _put_buildings(stage, street)
@@ -75,7 +87,19 @@ def compose(chance: Random, height: int, width: int) -> tuple[Stage, str]:
 def _put_buildings(stage: Stage, street: Street) -> None:
     chance = stage.chance
     plans: list[tuple[float, tuple]] = []
-    if street.kind == OPEN:
+    if street.across:
+        tall, x = chance.uniform(4.0, 14.0), -45.0
+        setback = street.right + street.pavement + chance.choice((0.0, 0.0, 2.0, 6.0))
+        while x < 45.0:
+            wide, deep = chance.uniform(7.0, 20.0), chance.uniform(8.0, 14.0)
+            height = max(3.2, tall * chance.uniform(0.6, 1.4))
+            z = setback + chance.uniform(0.0, 1.5)
+            gable = height < 8.0 and chance.random() < 0.7
+            # Outer ones first, so that a side wall never hides the neighbour's front.
+            away = min(abs(x), abs(x + wide)) if x * (x + wide) > 0 else 0.0
+            plans.append((1000.0 + away, (x, x + wide, z, z + deep, height, gable)))
+            x += wide + chance.choice((0.0, 0.3, 2.0, 6.0, 14.0))
+    elif street.kind == OPEN:
         for _ in range(chance.choice((0, 0, 1, 1, 2))):
             side, z, wide = (
                 chance.choice((-1, 1)),
@@ -118,6 +142,9 @@ def _plan_roadside(stage: Stage, street: Street, drawers: list) -> None:
     def plan(z: float, draw: Callable, *arguments) -> None:
         drawers.append((z, lambda: draw(stage, *arguments)))
 
+    if street.across or street.wild:
+        _scatter(stage, street, plan)
+        return
     verge = 0.5 if street.kind != OPEN else 1.4
     for side in (-1, 1):
         x = street.kerb(side) + side * verge
@@ -156,3 +183,30 @@ def _plan_roadside(stage: Stage, street: Street, drawers: list) -> None:
         x = street.kerb(side) + side * 1.2
         start = near + chance.uniform(4.0, 10.0)
         plan(start + 20.0, draw_wires, x, start, 120.0, chance.uniform(14.0, 24.0))
+
+
+def _scatter(stage: Stage, street: Street, plan: Callable) -> None:
+    """Trees, bushes, lamps and signs beside a road across the view, or anywhere on wild land."""
+    chance, camera = stage.chance, stage.camera
+    near = camera.nearest_ground()
+
+    def somewhere(low: float, high: float) -> tuple[float, float]:
+        z = low * (max(high, low) / low) ** chance.random()
+        return camera.side_at(chance.uniform(-0.05, 1.05), z), z
+
+    if street.wild:
+        for _ in range(chance.randint(2, 16)):
+            x, z = somewhere(near + 6.0, 110.0)
+            plan(z, draw_tree, x, z, chance.choice((0.8, 1.5, 3.0, 6.0, 9.0)))
+        return
+    low, high = street.right + 0.6, street.right + street.pavement + 3.0
+    for _ in range(chance.choice((0, 1, 2, 3, 5))):
+        x, z = somewhere(low, high)
+        plan(z, draw_tree, x, z, chance.uniform(1.0, 9.0))
+    if chance.random() < 0.3:
+        x, z = somewhere(max(near + 2.0, street.left - 2.0), street.left + 0.01)
+        plan(z, draw_tree, x, z, chance.uniform(3.0, 9.0))
+    for draw, arguments in ((draw_lamp, (-0.3,)), (draw_lamp, (0.3,)), (draw_sign, ())):
+        if chance.random() < 0.5:
+            x, z = somewhere(low, low + 0.5)
+            plan(z, draw, x, z, *arguments)

@@ -61,6 +61,19 @@ def soften(plane: np.ndarray, share: float) -> np.ndarray:
     return (1.0 - share) * plane + (share * 0.25) * cross
 
 
+def smear(plane: np.ndarray, length: float) -> np.ndarray:
+    """Horizontal motion blur of one plane (..., H, W) over `length` pixels, edges repeated."""
+    count = max(2, round(length))
+    width = plane.shape[-1]
+    sides = [(0, 0)] * (plane.ndim - 1)
+    padded = np.pad(plane, [*sides, (count // 2, count - 1 - count // 2)], mode="edge")
+    total = padded[..., :width].copy()
+    for shift in range(1, count):
+        total += padded[..., shift : shift + width]
+    total *= np.float32(1 / count)
+    return total
+
+
 class Grain:
     """The grain shared by both cameras: leaves and bricks show in light and in heat alike.
 

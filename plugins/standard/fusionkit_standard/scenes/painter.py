@@ -124,9 +124,14 @@ class Painter:
             fill=part,
         )
 
-    def fields(self) -> Fields:
-        """Look every part number up once, averaging the smooth fields over 2x2 painted pixels."""
+    def fields(self, rng: np.random.Generator | None = None) -> Fields:
+        """Look every part number up once, averaging the smooth fields over 2x2 painted pixels.
+
+        With random numbers, foliage gets ragged edges and gaps.
+        """
         numbers = np.asarray(self.image)
+        if rng is not None:
+            numbers = self._ragged(numbers, rng)
         step = OVERSAMPLING
         table = np.array(self._smooth, dtype=np.float32).T * np.float32(1 / step**2)
         exact = np.array(self._exact, dtype=np.float32).T
@@ -166,3 +171,37 @@ class Painter:
             across=depth * slope_x[None, :],
             upright=self.camera.altitude + depth * slope_y[:, None],
         )
+
+    def _ragged(self, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Foliage taken from a few painted pixels beside, where nothing nearer is in the way.
+
+        Leaves then cross the outline and the background shows through: ellipses look like crowns.
+        """
+        leafy = np.array(
+            [
+                e[0] == CLASS_INDEX["tree"] and s[7] > 0.3
+                for e, s in zip(self._exact, self._smooth, strict=True)
+            ]
+        )
+        own = leafy.take(numbers)
+        if not own.any():
+            return numbers
+        height, width = numbers.shape
+        rows = np.flatnonzero(own.any(1))
+        reach = max(2, round(height / 80))
+        top, bottom = max(rows[0] - reach, 0), min(rows[-1] + reach + 1, height)
+        own, part = own[top:bottom], numbers[top:bottom]
+        coarse = (2, (bottom - top) // 2 + 1, width // 2 + 1)
+        shift = rng.integers(-reach, reach + 1, coarse, dtype=np.int32)
+        shift = shift.repeat(2, 1).repeat(2, 2)[:, : bottom - top, :width]
+        row = np.arange(top, bottom, dtype=np.int32)[:, None] + shift[0]
+        column = np.arange(width, dtype=np.int32) + shift[1]
+        np.clip(row, 0, height - 1, out=row)
+        np.clip(column, 0, width - 1, out=column)
+        source = numbers[row, column]
+        far = np.array([e[2] if e[2] != ON_GROUND else 2 * FARTHEST for e in self._exact])
+        there, here = far.take(source), far.take(part)
+        moved = (own & (there >= here)) | (leafy.take(source) & (here >= there))
+        numbers = numbers.copy()
+        numbers[top:bottom] = np.where(moved, source, part)
+        return numbers

@@ -9,15 +9,20 @@ from .stage import Stage, tint
 
 SKIN = ((0.55, 0.36, 0.27), (0.42, 0.26, 0.18), (0.22, 0.13, 0.09), (0.62, 0.42, 0.33))
 CLOTH: tuple[Colour, ...] = (
-    (0.04, 0.05, 0.10),
     (0.03, 0.03, 0.03),
-    (0.35, 0.05, 0.05),
-    (0.07, 0.13, 0.32),
-    (0.60, 0.58, 0.55),
-    (0.10, 0.22, 0.10),
-    (0.45, 0.33, 0.10),
+    (0.04, 0.05, 0.09),
+    (0.06, 0.06, 0.07),
+    (0.10, 0.10, 0.11),
     (0.25, 0.25, 0.26),
-    (0.55, 0.20, 0.30),
+    (0.05, 0.09, 0.20),
+    (0.10, 0.16, 0.28),
+    (0.60, 0.58, 0.55),
+    (0.42, 0.40, 0.36),
+    (0.20, 0.16, 0.11),
+    (0.35, 0.30, 0.20),
+    (0.08, 0.12, 0.07),
+    (0.32, 0.06, 0.06),
+    (0.45, 0.25, 0.28),
 )
 
 
@@ -66,12 +71,17 @@ class Figure:
 
 
 def clothing(stage: Stage) -> tuple[float, float, float]:
-    """Temperatures of skin, upper and lower clothing in degC."""
+    """Temperatures of skin, upper and lower clothing in degC.
+
+    A thick coat shows little of the body's heat, a shirt most of it; the two halves are drawn
+    apart, so that bright legs under a dark coat occur, and the reverse.
+    """
     chance, air = stage.chance, stage.weather.air
-    skin = chance.uniform(30.0, 33.0)
-    sun = 0.5 * stage.weather.heat
-    upper = air + chance.uniform(0.45, 0.8) * (33 - air) + sun * chance.random()
-    lower = air + chance.uniform(0.4, 0.75) * (33 - air) + sun * chance.random()
+    skin = chance.uniform(30.0, 34.0)
+    sun = 0.6 * stage.weather.heat
+    thin = 0.35 if air < 8.0 else 0.5
+    upper = air + chance.uniform(thin - 0.1, 0.88) * (33 - air) + sun * chance.random()
+    lower = air + chance.uniform(thin, 0.88) * (33 - air) + sun * chance.random()
     return skin, upper, lower
 
 
@@ -83,7 +93,7 @@ def draw_person(stage: Stage, x: float, z: float) -> None:
         0.45 if stage.weather.sun else 0.7,
         -0.5,
     )
-    h = chance.gauss(1.72, 0.09)
+    h = chance.gauss(1.72, 0.09) if chance.random() < 0.92 else chance.uniform(1.0, 1.45)
     figure = Figure(stage, "person", x, z, chance.choice((-1.0, 1.0)))
     skin, upper, lower = clothing(stage)
     complexion = chance.choice(SKIN)
@@ -92,10 +102,20 @@ def draw_person(stage: Stage, x: float, z: float) -> None:
     side_view = chance.random() < 0.5
     phase = chance.uniform(0, 2 * pi)
     swing = chance.uniform(0.25, 0.6) if chance.random() < 0.75 else 0.08
-    leg = [figure.part(tint(trousers, f), lower + d) for f, d in ((0.75, -1.2), (1.0, 0.0))]
-    arm = [figure.part(tint(top, f), upper + d) for f, d in ((0.7, -1.8), (1.15, -0.6))]
-    torso = figure.part(top, upper)
-    fold = figure.part(tint(top, 0.75), upper + chance.uniform(1.0, 3.0))
+    leg = [
+        figure.part(tint(trousers, f), lower + d, heat_grain=1.6)
+        for f, d in ((0.75, chance.uniform(-3.0, 0.0)), (1.0, 0.0))
+    ]
+    arm = [
+        figure.part(tint(top, f), upper + d, heat_grain=1.8)
+        for f, d in ((0.7, chance.uniform(-3.5, -0.5)), (1.15, chance.uniform(-1.5, 1.0)))
+    ]
+    torso = figure.part(top, upper, heat_grain=1.8)
+    fold = figure.part(tint(top, 0.75), upper + chance.uniform(-3.5, 3.5), heat_grain=1.5)
+    # An open jacket, a scarf or a print: something else in the middle of the chest.
+    inner = figure.part(chance.choice(CLOTH), upper + chance.uniform(-4.0, 5.0), heat_grain=1.5)
+    open_front = chance.random() < 0.4
+    bare_legs = stage.weather.air > 13.0 and chance.random() < 0.25
     bare = figure.part(complexion, skin, heat_grain=0.3)
     shoe = figure.part((0.05, 0.05, 0.05), stage.weather.air + 0.35 * (33 - stage.weather.air))
     long_coat = chance.random() < 0.2
@@ -114,7 +134,7 @@ def draw_person(stage: Stage, x: float, z: float) -> None:
             foot = (sign * (0.05 + 0.02 * swing) * h, 0.03 + lift)
             toe = (foot[0] + sign * 0.03, foot[1] - 0.02)
         figure.limb(hip, knee, 0.052 * h, 0.04 * h, leg[number])
-        figure.limb(knee, foot, 0.04 * h, 0.027 * h, leg[number])
+        figure.limb(knee, foot, 0.04 * h, 0.027 * h, bare if bare_legs else leg[number])
         figure.limb(foot, toe, 0.035, 0.03, shoe)
     lean = 0.02 * h if side_view else 0.0
     half = (0.075 if side_view else 0.118) * h
@@ -151,6 +171,9 @@ def draw_person(stage: Stage, x: float, z: float) -> None:
     )
     tilt = chance.uniform(-0.5, 0.5) * half
     figure.limb((tilt, 0.8 * h), (-tilt, bottom), 0.12 * half, 0.3 * half, fold)
+    if open_front:
+        wide = 0.3 * half
+        figure.limb((lean, 0.82 * h), (0.3 * lean, bottom + 0.04 * h), wide, 0.7 * wide, inner)
     if chance.random() < 0.22:
         pack = figure.part(chance.choice(CLOTH), stage.weather.air + 4.0)
         back = -1.25 * half if side_view else 0.0
@@ -161,9 +184,13 @@ def draw_person(stage: Stage, x: float, z: float) -> None:
 
 
 def draw_head(figure: Figure, s: float, y: float, h: float, bare: int, hair, skin, side_view):
-    back = figure.part(hair, skin - figure.stage.chance.uniform(3.0, 6.0))
+    chance, air = figure.stage.chance, figure.stage.weather.air
+    # Hair insulates a little, a hat or a hood as much as a coat.
+    covered = chance.random() < 0.2
+    heat = air + chance.uniform(0.35, 0.7) * (33 - air) if covered else skin - chance.uniform(2, 7)
+    back = figure.part(chance.choice(CLOTH) if covered else hair, heat)
     figure.disc(s, y + 0.014 * h, 0.058 * h, 0.068 * h, back)
     if side_view:
         figure.disc(s + 0.018 * h, y - 0.008 * h, 0.042 * h, 0.056 * h, bare)
-    elif figure.stage.chance.random() < 0.6:
+    elif chance.random() < 0.6:
         figure.disc(s, y - 0.012 * h, 0.046 * h, 0.056 * h, bare)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+from PIL import Image
 
 from . import texts
 from .layout import compose
@@ -17,6 +18,8 @@ from .visible import render_visible
 
 SMALLEST_SHARE = 0.0011  # of the picture; smaller things are drawn but not listed
 SMOKE_SHARE = 0.14
+MISALIGNED = 0.3
+FARTHEST_OFF = 0.016  # of the width: how far a misaligned visible picture is off at most
 LEFT_BELOW, RIGHT_ABOVE = 0.36, 0.64
 BACKGROUND = ("building", "tree", "hill", "pole", "sky", "ground")
 
@@ -40,19 +43,26 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A perfectly aligned pair with everything that is known about it.
+    """A pair with everything that is known about it.
 
-    visible (H, W, 3) uint8; infrared (H, W) uint8, white hot; classes (H, W) uint8, an index into
-    CLASSES; instances (H, W) int32, 0 where no thing is; depth (H, W) float32 in metres, 1000 in
-    the sky; things, the largest first, each at least 0.11 % of the picture; daytime "day", "dusk"
-    or "night"; smoke, whether a cloud hides something in the visible picture; three short captions
-    and a dense one with the resolution and the boxes.
+    In most scenes the two pictures are aligned to the pixel. In a share (MISALIGNED) the visible
+    camera looks through a slightly longer lens and past the infrared one, so that the pictures
+    differ by up to about two pixels of 128, as real registered pairs do; maps, masks and boxes
+    follow the infrared picture.
+
+    visible (H, W, 3) uint8; infrared (H, W) uint8, white hot; thermal (H, W) uint16, the
+    temperature behind it in hundredths of a kelvin, before gain control and rounding; classes
+    (H, W) uint8, an index into CLASSES; instances (H, W) int32, 0 where no thing is; depth (H, W)
+    float32 in metres, 1000 in the sky; things, the largest first, each at least 0.11 % of the
+    picture; daytime "day", "dusk" or "night"; smoke, whether a cloud hides something in the
+    visible picture; three short captions and a dense one with the resolution and the boxes.
     """
 
     name: str
     seed: int
     visible: np.ndarray
     infrared: np.ndarray
+    thermal: np.ndarray
     classes: np.ndarray
     instances: np.ndarray
     depth: np.ndarray
@@ -89,14 +99,16 @@ def render(seed: int, size: int | tuple[int, int] = 128) -> Scene:
     chance = Random(f"scene {seed}")
     rng = np.random.default_rng((2024, seed))
     stage, where = compose(chance, height, width)
-    fields = stage.painter.fields()
+    fields = stage.painter.fields(rng)
     things = _list_things(stage, fields)
     shared = Grain(rng, fields)
     smoke = None
     if chance.random() < SMOKE_SHARE and things:
         smoke = _smoke_over(chance.choice(things[:3]), fields, chance, rng)
     visible = render_visible(stage, fields, shared, smoke, rng)
-    infrared = render_thermal(stage, fields, shared, smoke, rng)
+    infrared, thermal = render_thermal(stage, fields, shared, smoke, rng)
+    if chance.random() < MISALIGNED:
+        visible = _look_past(visible, chance)
     share = np.bincount(fields.classes.ravel(), minlength=len(CLASSES)) / fields.classes.size
     background = [label for label in BACKGROUND if share[CLASS_INDEX[label]] > 0.03]
     daytime = stage.weather.daytime
@@ -108,6 +120,7 @@ def render(seed: int, size: int | tuple[int, int] = 128) -> Scene:
         seed=seed,
         visible=visible,
         infrared=infrared,
+        thermal=thermal,
         classes=fields.classes,
         instances=fields.instances,
         depth=fields.depth,
@@ -137,6 +150,16 @@ def _list_things(stage: Stage, fields: Fields) -> tuple[Thing, ...]:
         place = "left" if centre < LEFT_BELOW else "right" if centre > RIGHT_ABOVE else "middle"
         found.append(Thing(label, box, number, area, place, texts.phrase(label, place)))
     return tuple(sorted(found, key=lambda thing: (-thing.area, thing.instance)))
+
+
+def _look_past(visible: np.ndarray, chance: Random) -> np.ndarray:
+    """The visible picture enlarged a little and shifted by no more than that: no empty edge."""
+    height, width = visible.shape[:2]
+    margin = chance.uniform(0.2, 1.0) * FARTHEST_OFF
+    left, top = (2 * margin * chance.random() * side for side in (width, height))
+    box = (left, top, left + (1 - 2 * margin) * width, top + (1 - 2 * margin) * height)
+    picture = Image.fromarray(visible)
+    return np.array(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def _smoke_over(thing: Thing, fields: Fields, chance: Random, rng) -> np.ndarray:

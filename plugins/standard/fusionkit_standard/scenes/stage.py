@@ -50,6 +50,8 @@ class Stage:
     road_albedo: Colour = (0.12, 0.12, 0.12)
     road_temperature: float = 10.0
     road_edges: tuple[float, float] = (-4.0, 4.0)
+    road_across: bool = False
+    """Whether the road runs across the view, so that `road_edges` are depths."""
 
     def thing(self, label: str) -> int:
         """Register a thing and return its instance number."""
@@ -58,7 +60,7 @@ class Stage:
 
     def shadow(self, corners: list[tuple[float, float]], share: float, warmth: float) -> None:
         """Darken the ground inside world corners (x, z); `warmth` kelvin is added to it."""
-        centre = sum(x for x, _ in corners) / len(corners)
+        centre = sum(corner[self.road_across] for corner in corners) / len(corners)
         low, high = self.road_edges
         label = "road" if low < centre < high else "ground"
         part = self.painter.part(

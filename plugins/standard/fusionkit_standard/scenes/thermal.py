@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from .noise import Grain, blur, grain, soften, white
+from .noise import Grain, blur, grain, smear, soften, white
 from .painter import Fields
 from .stage import Stage
 
 BINS = 512
+SMEARED = 0.12  # share of infrared pictures with a trail
 
 
 def render_thermal(
     stage: Stage, fields: Fields, shared: Grain, smoke: np.ndarray | None, rng: np.random.Generator
-) -> np.ndarray:
-    """The infrared picture (H, W) uint8, white hot."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The infrared picture, white hot (H, W) uint8, and what it was made of.
+
+    The second (H, W) uint16 is the temperature that the detector read, in hundredths of a kelvin,
+    before gain control: what a radiometric camera delivers.
+    """
     weather, chance = stage.weather, stage.chance
     height, width = fields.depth.shape
     sky_part = fields.classes == 0
     own = grain(rng, height, width, max(1.0, height / 128) * 3.0)
     # Half of the grain is what the visible camera sees too, half is the material's own.
     structure = 0.55 * shared.fine + 0.6 * shared.middle + 0.4 * own
-    structure += np.where(fields.grounded, np.float32(0.6), np.float32(0.2)) * shared.coarse
+    blotches = np.float32(chance.uniform(0.05, 0.5))
+    structure += np.where(fields.grounded, blotches, np.float32(0.25)) * shared.coarse
+    structure *= np.where(fields.grounded, np.float32(chance.uniform(0.35, 1.0)), np.float32(1.0))
     heat = fields.temperature + fields.thermal_grain * structure
     # Near ground is seen steeply, far ground at grazing angle, where it mirrors the sky's edge.
     slope = np.float32(chance.uniform(-1.5, 4.0)) * np.exp(fields.depth * np.float32(-1 / 14.0))
@@ -32,10 +39,14 @@ def render_thermal(
     np.copyto(heat, weather.air + (heat - weather.air) * path, where=~sky_part)
     if smoke is not None:
         heat += (np.float32(weather.air + 1.0) - heat) * (0.12 * smoke)
-    heat = soften(heat, chance.uniform(0.15, 0.5))
-    heat += np.float32(chance.uniform(0.05, 0.25)) * white(rng, height, width)
+    heat = soften(heat, chance.uniform(0.1, 0.5))
+    if chance.random() < SMEARED:
+        # A micro-bolometer is slow: what moves across the picture leaves a short trail.
+        heat = smear(heat, chance.uniform(0.01, 0.03) * width)
+    heat += np.float32(chance.uniform(0.03, 0.2)) * white(rng, height, width)
     heat += np.float32(chance.uniform(0.02, 0.09)) * white(rng, 1, width)
-    return _gain_control(stage, heat, sky_part, rng)
+    kelvin = np.clip((heat + 273.15) * 100.0 + 0.5, 0, 65535).astype(np.uint16)
+    return _gain_control(stage, heat, sky_part, rng), kelvin
 
 
 def _paint_sky(stage: Stage, heat, sky_part, shared: Grain, rng) -> None:
@@ -70,6 +81,7 @@ def _gain_control(stage: Stage, heat: np.ndarray, sky_part: np.ndarray, rng) -> 
     cold = knee * np.exp(np.minimum(linear, 0.0) * (span / softness))
     linear = np.where(linear < 0.0, cold, knee + (1.0 - knee) * linear)
     np.clip(linear, 0.0, 1.0, out=linear)
+    linear **= np.float32(chance.uniform(0.75, 1.3))
     position = linear * np.float32(BINS - 1)
     index = position.astype(np.intp)
     counts = np.bincount(index.ravel(), minlength=BINS).astype(np.float64)
@@ -77,16 +89,16 @@ def _gain_control(stage: Stage, heat: np.ndarray, sky_part: np.ndarray, rng) -> 
     curve = np.cumsum(counts) - 0.5 * counts
     curve /= curve[-1] + 0.5 * counts[-1] + 1e-9
     flat = np.interp(position.ravel(), np.arange(BINS), curve).reshape(heat.shape)
-    share = chance.uniform(0.3, 0.75)
+    share = chance.uniform(0.35, 0.9)
     grey = share * flat + (1.0 - share) * linear
     grey = grey.astype(np.float32)
     if chance.random() < 0.45:
         # Detail enhancement: the difference to a wide blur is added, the look of vehicle cameras.
         grey += np.float32(chance.uniform(0.4, 1.1)) * (grey - blur(grey, heat.shape[0] / 16))
     # Few cameras use the whole grey scale.
-    grey *= np.float32(chance.uniform(190.0, 245.0))
+    grey *= np.float32(chance.uniform(195.0, 250.0))
     grey += np.float32(chance.uniform(5.0, 42.0))
-    grey += np.float32(chance.uniform(0.8, 2.6)) * white(rng, *heat.shape)
+    grey += np.float32(chance.uniform(0.8, 4.0)) * white(rng, *heat.shape)
     return (np.clip(grey, 0.0, 255.0) + 0.5).astype(np.uint8)
 
 

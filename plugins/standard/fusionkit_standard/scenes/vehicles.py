@@ -6,14 +6,27 @@ from math import hypot
 
 from .body import Body, Pose
 from .painter import BLACK
-from .profiles import BUS_PAINT, CAR_WINDOWS, ESTATE, GLASS, OFFROAD, PAINT, RUBBER, SEDAN
+from .profiles import (
+    BUS_PAINT,
+    CAR_WINDOWS,
+    ESTATE,
+    GLASS,
+    HATCHBACK,
+    OFFROAD,
+    PAINT,
+    PICKUP,
+    RUBBER,
+    SEDAN,
+    VAN,
+)
 from .stage import Stage, grey, tint
 
 
 def _heat(stage: Stage, running: bool) -> dict[str, float]:
     """Temperatures of body, engine cover, tyres, glass and exhaust end in degC."""
     chance, weather = stage.chance, stage.weather
-    body = weather.air + chance.uniform(-2.0, 1.5) + weather.heat * chance.uniform(0.3, 1.0)
+    # Lacquer mirrors the sky more or less, and the sun heats dark paint more than light one.
+    body = weather.air + chance.uniform(-4.5, 2.5) + weather.heat * chance.uniform(0.2, 1.3)
     return {
         "body": body,
         "engine": body + (chance.uniform(6, 22) if running else chance.uniform(-0.5, 2.5)),
@@ -38,17 +51,25 @@ def _footprint(body: Body, running: bool) -> None:
     if body.stage.weather.sun > 0.2:
         reach = 0.9 if body.pose.x > 0 else -0.9
         corners = [(x + (reach if k in (2, 3) else 0), z) for k, (x, z) in enumerate(corners)]
-    body.stage.shadow(corners, 0.25, 3.0 if running else -1.0)
+    warmth = body.stage.chance.uniform(1.5, 8.0) if running else -1.0
+    body.stage.shadow(corners, 0.25, warmth)
 
 
 def draw_car(stage: Stage, x: float, z: float, heading: float, running: bool) -> None:
-    """A sedan, estate or off-road car centred at (x, z)."""
+    """A sedan, estate, hatchback, off-road car, van or pickup centred at (x, z)."""
     chance = stage.chance
-    profile = chance.choice((SEDAN, SEDAN, ESTATE, OFFROAD))
-    pose = Pose(x, z, heading, chance.uniform(3.9, 4.8), chance.uniform(1.7, 1.9))
+    model = chance.choice((SEDAN, SEDAN, ESTATE, HATCHBACK, OFFROAD, OFFROAD, VAN, PICKUP))
+    tall = chance.uniform(0.94, 1.07)
+    profile = tuple((a, y * tall, w, kind) for a, y, w, kind in model)
+    size = chance.uniform(4.0, 4.8)
+    if model is HATCHBACK:
+        size = chance.uniform(3.6, 4.2)
+    elif model in (VAN, PICKUP):
+        size = chance.uniform(4.6, 5.4)
+    pose = Pose(x, z, heading, size, chance.uniform(1.7, 1.9) * tall)
     body = Body(stage, "car", stage.thing("car"), pose)
     _footprint(body, running)
-    heat, paint = _heat(stage, running), chance.choice(PAINT)
+    heat, paint = _heat(stage, running), tint(chance.choice(PAINT), chance.uniform(0.7, 1.25))
     shade = body.shade
     roof = body.part(tint(paint, shade["top"]), heat["roof"])
     glass_bright = chance.uniform(0.8, 2.5) * (1 + 2 * stage.weather.sun)
@@ -58,7 +79,7 @@ def draw_car(stage: Stage, x: float, z: float, heading: float, running: bool) ->
         "b": roof,
         "r": roof,
         "g": body.part(tint(GLASS, glass_bright), heat["glass"], grain=0.15),
-        "e": body.part(tint(paint, shade["top"]), heat["engine"], heat_grain=1.2),
+        "e": body.part(tint(paint, shade["top"]), heat["engine"], heat_grain=0.9),
         "n": body.part(tint(paint, shade["end"]), heat["engine"] - 2.0),
     }
     side = body.part(tint(paint, shade["side"]), heat["body"] - 0.5)
@@ -70,14 +91,22 @@ def draw_car(stage: Stage, x: float, z: float, heading: float, running: bool) ->
     body.extrude(profile, parts, side)
     if body.side:
         s = body.side * pose.width / 2
-        for window in CAR_WINDOWS[profile]:
+        # The lower half of a door mirrors the road: warmer than the upper half, and darker.
+        door = body.part(tint(paint, shade["side"] * 0.75), heat["body"] + chance.uniform(0.0, 4.0))
+        body.side_panel(0.03 * length, 0.97 * length, 0.36, 0.66 * tall, door)
+        for window in CAR_WINDOWS[model]:
             body.face(
-                [(a * length, s * (0.96 if y < 1.3 else 0.83), y) for a, y in window], parts["g"]
+                [(a * length, s * (0.96 if y < 1.3 else 0.83), y * tall) for a, y in window],
+                parts["g"],
             )
         sill = body.part(tint(paint, 0.4), heat["low"])
         body.side_panel(0.1 * length, 0.92 * length, 0.26, 0.38, sill)
         body.wheels((0.19 * length, 0.82 * length), 0.34, tyre, hub)
-    body.lights(0.66 if profile is not OFFROAD else 0.8, 0.17, running)
+    if running and body.rear_visible():
+        exhaust = body.part((0.1, 0.1, 0.1), heat["engine"] + chance.uniform(8.0, 30.0))
+        at = chance.choice((-0.55, 0.55)) * pose.width / 2
+        body.end_panel(-0.02, at - 0.09, at + 0.09, 0.24, 0.38, exhaust)
+    body.lights(0.66 if model in (SEDAN, ESTATE, HATCHBACK) else 0.8, 0.17, running)
 
 
 def draw_truck(stage: Stage, x: float, z: float, heading: float, running: bool) -> None:
@@ -110,13 +139,13 @@ def draw_truck(stage: Stage, x: float, z: float, heading: float, running: bool) 
     )
     tyre = whole.part(RUBBER, heat["tyre"])
     hub = whole.part((0.2, 0.2, 0.2), heat["tyre"] + 3.0)
-    frame = whole.part((0.05, 0.05, 0.05), heat["low"], heat_grain=1.2)
+    frame = whole.part((0.05, 0.05, 0.05), heat["low"], heat_grain=0.9)
     glass = whole.part(tint(GLASS, 1 + 2 * stage.weather.sun), heat["glass"], grain=0.15)
 
     def draw_rear() -> None:
         end = rear.part(tint(cargo_paint, shade["end"]), cargo_heat)
         roof = rear.part(tint(cargo_paint, shade["top"]), cargo_heat - 1.0)
-        side = rear.part(tint(cargo_paint, shade["side"]), cargo_heat - 0.5, heat_grain=0.8)
+        side = rear.part(tint(cargo_paint, shade["side"]), cargo_heat - 0.5, heat_grain=0.35)
         rib = rear.part(tint(cargo_paint, shade["side"] * 0.8), cargo_heat + 0.8)
         rear.side_panel(0.0, rear_length, 0.45, 0.95, frame)
         if rear.rear_visible():
@@ -142,7 +171,7 @@ def draw_truck(stage: Stage, x: float, z: float, heading: float, running: bool) 
         height = min(top - 0.2, chance.uniform(2.3, 2.8))
         parts = {
             "u": frame,
-            "n": cab.part(tint(paint, shade["end"]), heat["engine"], heat_grain=1.2),
+            "n": cab.part(tint(paint, shade["end"]), heat["engine"], heat_grain=0.9),
             "g": glass,
             "r": cab.part(tint(paint, shade["top"]), heat["roof"]),
             "b": cab.part(tint(paint, shade["end"]), heat["body"]),
@@ -186,9 +215,9 @@ def draw_bus(stage: Stage, x: float, z: float, heading: float, running: bool) ->
         tint(GLASS, 1.5 + 2 * weather.sun), inside - 1.5, grain=0.15, glow=tint(glow, 0.3)
     )
     end = body.part(tint(paint, shade["end"]), heat["body"])
-    hot = body.part(tint(paint, shade["end"] * 0.9), heat["engine"], heat_grain=1.3)
+    hot = body.part(tint(paint, shade["end"] * 0.9), heat["engine"], heat_grain=0.9)
     roof = body.part(tint(paint, shade["top"]), heat["roof"])
-    side = body.part(tint(paint, shade["side"]), heat["body"] - 0.4, heat_grain=0.7)
+    side = body.part(tint(paint, shade["side"]), heat["body"] - 0.4, heat_grain=0.35)
     skirt = body.part(tint(grey(chance, 0.1, 0.6), shade["side"]), heat["low"])
     tyre = body.part(RUBBER, heat["tyre"])
     hub = body.part((0.3, 0.3, 0.3), heat["tyre"] + 3.0)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .noise import Grain, blur, grain, white
+from .noise import Grain, blur, grain, smear, white
 from .painter import Fields
 from .stage import Stage
 
 GAMMA = 1 / 2.2
 NEAREST_LAMPS = 6  # farther ones light nothing that can be seen
+SMEARED = 0.12  # share of visible pictures with motion blur, more at night
+MONOCHROME = 0.08
+_LUMA = np.array((0.299, 0.587, 0.114), np.float32)
+# What lamps and a camera's white balance make of a night: yellow, blue, magenta, green.
+CASTS = ((1.25, 1.05, 0.45), (0.75, 0.95, 1.4), (1.2, 0.8, 1.15), (0.9, 1.15, 0.85))
 _CURVE = (255.0 * (np.arange(4097, dtype=np.float64) / 4096) ** (2 * GAMMA)).astype(np.float32)
 # Light of the sky and of the surroundings by daytime: sky zenith, sky horizon, ambient.
 SKY = {
@@ -18,7 +23,7 @@ SKY = {
     "night": ((0.010, 0.013, 0.028), (0.055, 0.045, 0.045)),
 }
 AMBIENT = {"day": (1.0, 1.0, 1.0), "dusk": (0.36, 0.34, 0.42), "night": (0.055, 0.06, 0.085)}
-TARGET = {"day": 0.36, "dusk": 0.17, "night": 0.085}  # mean linear value the exposure aims at
+TARGET = {"day": 0.42, "dusk": 0.21, "night": 0.10}  # mean linear value the exposure aims at
 
 
 def render_visible(
@@ -42,11 +47,16 @@ def render_visible(
     radiance *= clear
     radiance += veil[:, None, None] * (1.0 - clear)
     if weather.dark or weather.daytime == "day":
-        _bloom(radiance, fields.emission, height)
+        _bloom(radiance, fields.emission, height, chance)
+    if weather.daytime != "night" and chance.random() < 0.15:
+        _face_the_sun(radiance, chance)
     if smoke is not None:
         tone = np.float32(0.65 * np.mean(AMBIENT[weather.daytime]) * chance.uniform(0.6, 1.2))
         radiance *= 1.0 - smoke
         radiance += tone * smoke * (1.0 + 0.12 * shared.coarse)
+    blurred = SMEARED if weather.daytime != "night" else 2 * SMEARED
+    if chance.random() < blurred:
+        radiance = smear(radiance, chance.uniform(0.012, 0.035) * radiance.shape[-1])
     return _expose(stage, radiance, rng)
 
 
@@ -96,19 +106,39 @@ def _paint_sky(stage: Stage, radiance, sky_part, rng) -> None:
         np.copyto(channel, value * np.float32(glare), where=sky_part)
 
 
-def _bloom(radiance: np.ndarray, emission: np.ndarray, height: int) -> None:
-    """Light scattered in the lens: a small and a wide blur of whatever glows."""
+def _bloom(radiance: np.ndarray, emission: np.ndarray, height: int, chance) -> None:
+    """Light scattered in the lens: a small and a wide blur of whatever glows, and streaks."""
+    near, wide = chance.uniform(0.15, 0.6), chance.uniform(0.1, 0.6)
+    streak = chance.uniform(0.05, 0.3) if chance.random() < 0.3 else 0.0
     for channel, glow in zip(radiance, emission, strict=True):
         if glow.max() > 0.3:
-            channel += 0.25 * blur(glow, height / 40) + 0.22 * blur(glow, height / 12)
+            channel += near * blur(glow, height / 40) + wide * blur(glow, height / 12)
+            if streak:
+                # Drops and grease on the glass drag a light along one line.
+                channel += streak * smear(glow, height / 6)
+
+
+def _face_the_sun(radiance: np.ndarray, chance) -> None:
+    """The low sun in front of the lens: a bright spot, and a veil over everything around it."""
+    _, height, width = radiance.shape
+    rows = np.arange(height, dtype=np.float32) / height - np.float32(chance.uniform(-0.1, 0.3))
+    columns = np.arange(width, dtype=np.float32) / width - np.float32(chance.uniform(0.0, 1.0))
+    square = rows[:, None] ** 2 + columns[None, :] ** 2
+    veil = np.float32(chance.uniform(0.2, 0.7)) * np.exp(square * np.float32(-5.0))
+    veil += np.float32(2.0) * np.exp(square * np.float32(-60.0))
+    for channel, share in zip(radiance, (1.0, 0.95, 0.85), strict=True):
+        channel += np.float32(share) * veil
 
 
 def _expose(stage: Stage, radiance: np.ndarray, rng) -> np.ndarray:
     weather, chance = stage.weather, stage.chance
     mean = float(np.minimum(radiance, 1.5).mean())
-    wanted = TARGET[weather.daytime] * chance.uniform(0.75, 1.45)
-    gain = min(wanted / max(mean, 1e-3), 6.0)
+    wanted = TARGET[weather.daytime] * chance.uniform(0.7, 1.6)
+    gain = min(wanted / max(mean, 1e-3), 7.0)
     balance = np.array((1 + chance.uniform(-0.06, 0.08), 1.0, 1 + chance.uniform(-0.08, 0.06)))
+    if weather.dark and chance.random() < 0.6:
+        cast = chance.random()
+        balance *= 1 + cast * (np.array(chance.choice(CASTS)) - 1)
     radiance *= (gain * balance).astype(np.float32)[:, None, None]
     # A soft shoulder keeps the sky from turning into one flat white.
     np.maximum(radiance, 0.0, out=radiance)
@@ -120,8 +150,19 @@ def _expose(stage: Stage, radiance: np.ndarray, rng) -> np.ndarray:
     radiance *= 4096.0
     picture = _CURVE.take(radiance.astype(np.intp))
     _, height, width = picture.shape
+    # Pale colours and black that is no black: cheap cameras, dirty glass, stray light.
+    colourful = 0.0 if chance.random() < MONOCHROME else chance.uniform(0.35, 1.05)
+    lift = chance.uniform(0.0, 75.0) if chance.random() < 0.6 else 0.0
+    lift *= 0.4 if weather.daytime == "night" else 1.0
+    luma = np.tensordot(_LUMA, picture, 1)
+    luma *= np.float32(1 - colourful)
+    picture *= np.float32(colourful)
+    picture += luma
+    picture *= np.float32(1 - lift / 255)
+    picture += np.float32(lift)
     sigma = {"day": 1.0, "dusk": 1.8, "night": 3.0}[weather.daytime] * chance.uniform(0.6, 1.4)
     picture += sigma * white(rng, height, width)
-    picture += np.float32(0.5 * sigma) * rng.standard_normal(picture.shape, dtype=np.float32)
+    if colourful:
+        picture += np.float32(0.5 * sigma) * rng.standard_normal(picture.shape, dtype=np.float32)
     np.clip(picture, 0.0, 255.0, out=picture)
     return np.ascontiguousarray(np.moveaxis((picture + 0.5).astype(np.uint8), 0, 2))
