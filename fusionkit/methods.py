@@ -272,13 +272,14 @@ class Method:
                 )
             self.bank.load_state(text)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], facts: Mapping[str, str] | None = None) -> Path:
         """Write the checkpoint; the file appears whole or not at all.
 
-        A path that ends in ``.safetensors`` gets the network in half precision, for passing on.
+        A path that ends in ``.safetensors`` gets the network in half precision, for passing on, and
+        ``facts`` into its metadata.
         """
         if Path(path).suffix == ".safetensors":
-            return _save_compact(self.state(), Path(path))
+            return _save_compact(self.state(), Path(path), facts or {})
         return save_atomic(self.state(), path)
 
 
@@ -517,7 +518,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             "parts": json.loads(facts["parts"])}  # fmt: skip
 
 
-def _save_compact(state: Mapping[str, Any], path: Path) -> Path:
+def _save_compact(state: Mapping[str, Any], path: Path, facts: Mapping[str, str]) -> Path:
     """A state as a safetensors file, the network in half precision."""
     from safetensors.torch import save
 
@@ -527,7 +528,8 @@ def _save_compact(state: Mapping[str, Any], path: Path) -> Path:
         for part, group in (("network", half), ("text", state["text"]))
         for name, values in group.items()
     }
-    facts = {"format": FORMAT, "recipe": state["recipe"], "parts": json.dumps(state["parts"])}
+    own = {"format": FORMAT, "recipe": state["recipe"], "parts": json.dumps(state["parts"])}
+    facts = {**facts, **own}
     return _whole(path, lambda beside: beside.write_bytes(save(tensors, facts)))
 
 

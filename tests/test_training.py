@@ -360,6 +360,29 @@ def test_missing_weights_say_how_to_get_them(recipe, registry, tmp_path):
         methods.load_method("toy", tmp_path / "nowhere.pt", registry=registry)
 
 
+def test_weights_that_come_with_a_recipe_are_found_in_its_package(
+    recipe, registry, tmp_path, monkeypatch
+):
+    package = tmp_path / "toy_with_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    named = recipe.model_copy(update={"checkpoint": "toy_with_weights:toy.safetensors"})
+    install(registry, "recipes", recipe={"toy": lambda: named})
+    with pytest.raises(MissingWeights, match="install the package again"):
+        methods.load_method("toy", registry=registry)
+    trained = run(named, registry).method
+    file = trained.save(package / "toy.safetensors", {"made": "here"})
+    again = methods.load_method("toy", device="cpu", precision="float32", registry=registry)
+    pair = tiny_pairs(1)[0]
+    ours, theirs = (
+        m.fuse(pair.infrared[None], pair.visible[None], "darker") for m in (trained, again)
+    )
+    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)  # half precision on disk
+    assert methods.load_checkpoint(file)["recipe"] == "toy"
+    assert again.recipe == named
+
+
 def absent(**options):
     raise MissingWeights("no weights of the paper's encoder here; put them there.")
 

@@ -8,12 +8,14 @@ was when started again with the same --out.
 """
 
 import argparse
+import hashlib
 import time
 from pathlib import Path
 
 import pandas as pd
 import torch
 from fusionkit_standard.photographs import means, on_pairs
+from fusionkit_standard.tiny_clip.encoder import WEIGHTS
 
 from fusionkit.errors import BadRequest
 from fusionkit.registry import Registry
@@ -48,7 +50,8 @@ def main() -> None:
     print(f"{len(pairs)} scenes, {time.process_time() - start:.0f} core-seconds", flush=True)
     file = options.out / "words.pt"
     method = train(recipe, pairs, registry=registry, seed=options.seed, checkpoint=file).method
-    file = method.save(options.out / "words.safetensors")
+    made_with = {"encoder": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()}
+    file = method.save(options.out / "words.safetensors", made_with)
     spent = time.process_time() - start
     print(f"{file}: {file.stat().st_size / 1e6:.2f} MB after {spent:.0f} core-seconds", flush=True)
     for name, split in (("roadscene", "test"), ("tno", "all")):

@@ -80,11 +80,12 @@ def on_pairs(
     for label in LABELS:
         for pair in pairs:
             keep(label, pair, _thing(method, pair, label, unseen(label)))
-    chosen = pairs[:: max(1, len(pairs) // damaged)][:damaged] if damaged else []
-    for name in damages:
+    if damaged:
+        chosen = pairs[:: max(1, len(pairs) // damaged)][:damaged]
         repair = partial(_repair, method, build_task(method, []).mixture)
-        for k, pair in enumerate(chosen):
-            keep(name, pair, repair(pair, name, unseen(name), seed + k))
+        for name in damages:
+            for k, pair in enumerate(chosen):
+                keep(name, pair, repair(pair, name, unseen(name), seed + k))
     return found
 
 

@@ -4,7 +4,7 @@ The requests are those of :mod:`fusionkit_standard.control`; what differs:
 
 * Plain fusion takes, around each pixel, more of the picture that has more contrast there or is
   brighter, and keeps the colours of the visible one.
-* What is asked for is raised by a power of 0.6, in its own colours.
+* What is asked for is brought out: the root of the brighter of both pictures, in visible colours.
 * The look of each pair is changed at random, once: curves, contrast, colour, noise, sharpness.
 * Every phrasing that training may see is drawn from, each pair being asked by a few of each kind.
 * A request may name what is not there, and then wants plain fusion.
@@ -36,7 +36,7 @@ from fusionkit_standard.degradations import BASIC
 from fusionkit_standard.scenes.texts import GROUPS, PLAIN
 
 REPAIRS = tuple(BASIC)
-RAISE = 0.6
+RAISE = 0.5
 """Power of the luma of what is asked for."""
 
 
@@ -146,7 +146,7 @@ class WordsTask(ControlTask):
 def plain(visible: Tensor, infrared: Tensor) -> Tensor:
     r"""Plain fusion by a rule, ``(B, 3, H, W)``.
 
-    .. math:: w = \sigma(6 (\bar I - \bar Y) + 3 \tanh(20 (c_I - c_Y)) - 0.6),
+    .. math:: w = \sigma(3 (\bar I - \bar Y) + 2 \tanh(20 (c_I - c_Y)) - 1),
               \quad F = Y + w (I - Y)
 
     with visible luma Y, 3x3 means, and local contrast c, the mean absolute difference to a 7x7
@@ -157,7 +157,7 @@ def plain(visible: Tensor, infrared: Tensor) -> Tensor:
     both = torch.cat([infrared, bright], 1)
     contrast = _mean((both - _mean(both, 7)).abs(), 7)
     brighter, busier = (x[:, :1] - x[:, 1:] for x in (_mean(both, 3), contrast))
-    lead = 6 * brighter + 3 * (20 * busier).tanh() - 0.6
+    lead = 3 * brighter + 2 * (20 * busier).tanh() - 1
     return recolor(torch.lerp(bright, infrared, lead.sigmoid()), visible)
 
 
