@@ -85,7 +85,11 @@ def _decorate(
     ]
     glow = chance.choice(WINDOW_LIGHT)
     lights = [
-        facade.part((0.3, 0.28, 0.25), cold + 2.5, glow=tint_light(glow, chance.uniform(0.25, 0.9)))
+        facade.part(
+            (0.3, 0.28, 0.25),
+            cold + chance.choice((2.5, 2.5, 9.0)),
+            glow=tint_light(glow, chance.uniform(0.25, 0.9)),
+        )
         for _ in range(2)
     ]
     shop = chance.random() < 0.35 and floors > 1

@@ -10,7 +10,14 @@ from .camera import Camera
 from .ground import ELEVATED, OPEN, STREET, Street, paint_backdrop, paint_ground
 from .painter import OVERSAMPLING, Painter
 from .placement import plan_things
-from .roadside import draw_lamp, draw_sign, draw_traffic_light, draw_tree, draw_wires
+from .roadside import (
+    draw_lamp,
+    draw_posts,
+    draw_sign,
+    draw_traffic_light,
+    draw_tree,
+    draw_wires,
+)
 from .stage import Stage, Weather
 
 SHARE = {STREET: 0.62, OPEN: 0.24, ELEVATED: 0.14}
@@ -175,6 +182,10 @@ def _plan_roadside(stage: Stage, street: Street, drawers: list) -> None:
         for _ in range(chance.choice((0, 0, 1, 1, 2))):
             z = near + chance.uniform(3.0, 22.0)
             plan(z, draw_sign, x + side * 0.1, z)
+        if chance.random() < 0.2:
+            z, step, count = _posts(chance, near)
+            # A row is sorted in at its far end: what stands between its posts covers them.
+            plan(z + (count - 1) * step, draw_posts, x + side * 0.2, z, step, count)
         if chance.random() < 0.15:
             z = near + chance.uniform(5.0, 25.0)
             plan(z, draw_traffic_light, x, z, -side * chance.choice((0.0, 0.0, 2.5)))
@@ -183,6 +194,12 @@ def _plan_roadside(stage: Stage, street: Street, drawers: list) -> None:
         x = street.kerb(side) + side * 1.2
         start = near + chance.uniform(4.0, 10.0)
         plan(start + 20.0, draw_wires, x, start, 120.0, chance.uniform(14.0, 24.0))
+
+
+def _posts(chance: Random, near: float) -> tuple[float, float, int]:
+    """Where a row of posts begins, its step and its number."""
+    count = chance.choice((1, 1, 3, 5, 8))
+    return near + chance.uniform(2.0, 14.0), chance.uniform(1.5, 3.0), count
 
 
 def _scatter(stage: Stage, street: Street, plan: Callable) -> None:
@@ -194,6 +211,9 @@ def _scatter(stage: Stage, street: Street, plan: Callable) -> None:
         z = low * (max(high, low) / low) ** chance.random()
         return camera.side_at(chance.uniform(-0.05, 1.05), z), z
 
+    for _ in range(chance.choice((0, 0, 1, 2))):
+        x, z = somewhere(near + 1.0, 25.0)
+        plan(z, draw_posts, x, z, 0.0, 1)
     if street.wild:
         for _ in range(chance.randint(2, 16)):
             x, z = somewhere(near + 6.0, 110.0)

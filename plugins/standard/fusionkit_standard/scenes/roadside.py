@@ -201,6 +201,32 @@ def draw_sign(stage: Stage, x: float, z: float) -> None:
         )
 
 
+def draw_posts(stage: Stage, x: float, z: float, step: float, count: int) -> None:
+    """Bollards, bins or cabinets in a row away from the camera: upright, warm and nobody."""
+    chance, weather = stage.chance, stage.weather
+    tall, half = chance.choice(((1.0, 0.12), (1.2, 0.16), (0.9, 0.3), (1.3, 0.35), (1.6, 0.1)))
+    albedo = tint((0.4, 0.4, 0.38), chance.choice((0.15, 0.5, 1.0, 1.6)))
+    warm = weather.air + chance.uniform(-2.0, 6.0) + weather.heat * chance.uniform(0.3, 1.4)
+    for number in reversed(range(count)):
+        deep = z + number * step
+        k = stage.camera.scale(deep)
+        column, row = stage.camera.point(x, 0.0, deep)
+        body = stage.painter.part("pole", albedo, warm, deep, thermal_grain=0.4)
+        cap = stage.painter.part("pole", tint(albedo, 1.3), warm + 1.0, deep, thermal_grain=0.4)
+        top, wide = row - tall * k, max(half * k, 0.7)
+        painter = stage.painter
+        painter.polygon(
+            (
+                (column - wide, row),
+                (column + wide, row),
+                (column + wide, top),
+                (column - wide, top),
+            ),
+            body,
+        )
+        painter.ellipse(column, top, wide, max(0.35 * wide, 0.5), cap)
+
+
 def draw_traffic_light(stage: Stage, x: float, z: float, toward: float) -> None:
     """A traffic light on a mast, with one lamp lit."""
     chance, weather = stage.chance, stage.weather

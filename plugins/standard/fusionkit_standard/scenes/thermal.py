@@ -80,6 +80,11 @@ def _gain_control(stage: Stage, heat: np.ndarray, sky_part: np.ndarray, rng) -> 
     linear = (heat - np.float32(low)) / span
     cold = knee * np.exp(np.minimum(linear, 0.0) * (span / softness))
     linear = np.where(linear < 0.0, cold, knee + (1.0 - knee) * linear)
+    # A shoulder keeps structure inside what is hotter than the span: folds, faces, hot engines.
+    shoulder = np.float32(chance.uniform(0.6, 0.95))
+    rest = 1 - shoulder
+    hot = linear > shoulder
+    linear[hot] = 1 - rest * np.exp((shoulder - linear[hot]) / rest)
     np.clip(linear, 0.0, 1.0, out=linear)
     linear **= np.float32(chance.uniform(0.75, 1.3))
     position = linear * np.float32(BINS - 1)
