@@ -702,7 +702,8 @@ def bounded(recipe: Recipe, p: Any) -> Recipe:
     """
     protocol = recipe.with_overrides(p.overrides)
     given = {name: getattr(p, name) for name in SHORT if getattr(p, name) is not None}
-    recipe = protocol.with_overrides(given)
+    others = {path: value for path, value in p.overrides.items() if path not in given}
+    recipe = recipe.with_overrides(others | given)
     named = any(path == "stages" or path.rsplit(".", 1)[-1] == "steps" for path in p.overrides)
     long = sum(stage.steps for stage in recipe.stages) > LONG
     if p.steps is not None or named or not long or devices.pick_device(p.device).type != "cpu":

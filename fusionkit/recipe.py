@@ -174,11 +174,12 @@ class Recipe(_Data):
                 the wrong type.
         """
         data = self.model_dump()
+        parts_given = any(path.rsplit(".", 1)[-1] == "accumulate" for path in overrides)
         for path, value in overrides.items():
             keys = path.split(".")
             if len(keys) == 1 and keys[0] in Stage.model_fields and keys[0] not in data:
                 for stage in data["stages"]:
-                    if keys[0] == "batch_size" and "accumulate" not in overrides:
+                    if keys[0] == "batch_size" and not parts_given:
                         stage["accumulate"] = parts(
                             value, stage["batch_size"], stage["accumulate"]
                         )
