@@ -1,6 +1,6 @@
 """Make the weights of tiny-clip from nothing but the generator of scenes.
 
-    python plugins/standard/make_tiny_clip.py --core-seconds 1800 --threads 1 --out FOLDER
+    python plugins/standard/make_tiny_clip.py --core-seconds 2400 --threads 1 --out FOLDER
 
 Core-seconds are processor time of this process, scenes not counted; the wall clock depends on what
 else runs. A run that was stopped goes on where it was when started again with the same --cache.
@@ -21,7 +21,7 @@ import torch
 from fusionkit_standard.datasets import RoadScene
 from fusionkit_standard.scenes import texts
 from fusionkit_standard.tiny_clip import training
-from fusionkit_standard.tiny_clip.encoder import TinyClip
+from fusionkit_standard.tiny_clip.encoder import TinyClip, load_towers
 from fusionkit_standard.tiny_clip.measures import calibrate, measure, on_photographs, table
 from fusionkit_standard.tiny_clip.tokenizer import Tokenizer
 from fusionkit_standard.tiny_clip.towers import CONFIG, Towers
@@ -44,10 +44,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter(), sum(os.times()[:4])
     seeds = range(training.TRAINING_SEEDS, training.TRAINING_SEEDS + options.scenes)
-    pool = training.Pool(seeds, options.threads, cache and cache / "scenes")
+    pool = training.Pool(seeds, options.threads, cache and cache / "scenes", training.POOL_SIZE)
     rendering = sum(os.times()[:4]) - started[1]
     print(f"{len(pool)} scenes after {rendering:.0f} core-seconds", flush=True)
     vocabulary = list(texts.vocabulary())
+    if options.start:
+        vocabulary = json.loads(Path(options.start).with_name("vocabulary.json").read_text())
     (out / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n", encoding="utf-8")
     towers, record = train(options, pool, Tokenizer(vocabulary), cache)
     path = out / "tiny_clip.safetensors"
@@ -77,9 +79,14 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--core-seconds", type=float, default=1800, help="processor time to train")
     parser.add_argument("--steps", type=int, help="train this many steps instead")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--scenes", type=int, default=10_000, help="scenes in memory, 0.13 MB each")
+    parser.add_argument("--scenes", type=int, default=5_000, help="scenes to learn from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", help="folder that keeps scenes and the state of the run")
+    parser.add_argument("--start", help="weights to go on from, with the vocabulary beside them")
+    parser.add_argument(
+        "--without", nargs="*", default=(), choices=training.PARTS, help="parts to leave out"
+    )
+    parser.add_argument("--rate", type=float, default=training.PEAK_RATE, help="peak learning rate")
     parser.add_argument("--out", required=True, help="folder for the three files")
     return parser.parse_args()
 
@@ -89,11 +96,14 @@ def train(
 ) -> tuple[Towers, dict]:
     """The trained towers and a record of the run."""
     torch.manual_seed(options.seed)
-    towers = Towers(CONFIG).to(memory_format=torch.channels_last)
+    towers = load_towers(Path(options.start)) if options.start else Towers(CONFIG)
+    towers = towers.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
-        towers.parameters(), lr=training.PEAK_RATE, weight_decay=0.02, fused=True
+        towers.parameters(), lr=options.rate, weight_decay=0.02, fused=True
     )
-    objective = training.Objective(tokenizer, pool.frequencies())
+    parts = [part for part in training.PARTS if part not in options.without]
+    others_count = training.OTHERS if "contrast" in parts else training.FEW_OTHERS
+    objective = training.Objective(tokenizer, pool.frequencies(), parts)
     odds, precision = pool.odds(), pick_precision("auto", CPU)
     state = cache / f"state-{options.seed}.pt" if cache else None
     step, before = 0, 0.0
@@ -110,10 +120,10 @@ def train(
         if progress >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = rate(progress)
-        rows, rng = training.rows_of_step(step, odds, options.seed)
-        seen = training.views(pool, rows, rng)
-        others = rng.integers(len(pool), size=training.OTHERS)
+            group["lr"] = options.rate * rate(progress)
+        rows, rng = training.rows_of_step(step, odds, options.seed, parts)
+        seen = training.views(pool, rows, rng, parts)
+        others = rng.integers(len(pool), size=others_count)
         captions = [training.caption(pool.facts[row], rng) for row in (*rows, *others)]
         with autocast(CPU, precision):
             terms = objective(towers, seen, captions, rng)
@@ -141,9 +151,9 @@ def train(
 
 
 def rate(progress: float) -> float:
-    """Learning rate: short linear rise, then half a cosine to zero."""
+    """Share of the peak learning rate: short linear rise, then half a cosine to zero."""
     rise = min(1.0, (progress + 0.001) / WARM_UP)
-    return training.PEAK_RATE * rise * 0.5 * (1 + math.cos(math.pi * progress))
+    return rise * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def photographs() -> list[Pair]:

@@ -14,13 +14,14 @@ import torch
 from fusionkit_standard import scenes
 from fusionkit_standard.degradations import BASIC
 from fusionkit_standard.scenes import texts
-from fusionkit_standard.tiny_clip import training
+from fusionkit_standard.tiny_clip import looks, training
 from fusionkit_standard.tiny_clip.encoder import VOCABULARY, WEIGHTS, TinyClip, reading_size
 from fusionkit_standard.tiny_clip.measures import (
     area_under_curve,
     calibration_error,
     mean_text,
     on_photographs,
+    wishes_understood,
 )
 from fusionkit_standard.tiny_clip.tokenizer import Tokenizer, words
 
@@ -281,6 +282,11 @@ def test_a_request_that_names_nothing_visible_gives_an_almost_empty_map(encoder,
     assert np.mean([h[s.mask("road")].mean() for h, s in zip(heat, road, strict=True)]) > 0.5
 
 
+def test_held_out_requests_land_near_their_wish(encoder):
+    found = wishes_understood(encoder)
+    assert found["all"] > 0.6 and found["chance"] < 0.05
+
+
 def test_degradations_are_named_far_above_chance(encoder, some_scenes):
     text = torch.stack([mean_text(encoder, texts.statement(name)) for name in BASIC])
     depth = torch.stack([torch.from_numpy(s.depth)[None] for s in some_scenes])
@@ -303,7 +309,8 @@ def test_boxes_on_photographs_are_asked_per_label(encoder):
 
     found = on_photographs(encoder, [pair(str(i), i % 2 == 0) for i in range(6)])
     assert set(found) == {"person"} and found["person"]["pairs"] == 6
-    assert found["person"]["brightness"] == {"pointing": 1.0, "area under curve": 1.0}
+    assert found["person"]["infrared brightness"] == {"pointing": 1.0, "area under curve": 1.0}
+    assert set(found["person"]) > {"visible", "infrared", "both", "fused", "fused brightness"}
     assert on_photographs(encoder, [pair("few", True)]) == {}
 
 
@@ -352,6 +359,37 @@ def test_views_are_pictures_with_shares_that_sum_to_one(pool):
         assert 0.2 < (seen.degradation >= 0).float().mean() < 0.8
 
 
+def test_both_halves_of_a_batch_see_the_same_windows_in_two_modalities(pool):
+    rows, rng = training.rows_of_step(0, pool.odds(), 0)
+    seen = training.views(pool, rows, rng)
+    half = len(rows) // 2
+    assert (rows[:half] == rows[half:]).all()
+    for whole in (seen.classes, seen.instances):
+        assert (whole[:half] == whole[half:]).all()
+    colourful = seen.image.std(1).mean((1, 2)) > 0.01
+    assert colourful[:half].sum() > colourful[half:].sum()
+    alone, rng = training.rows_of_step(0, pool.odds(), 0, ())
+    assert (alone[:half] != alone[half:]).any()
+    assert training.views(pool, alone, rng, ()).image.shape[0] == len(alone)
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_look_changes_pictures_and_keeps_their_range(colour):
+    ramp = torch.linspace(0, 1, 64).expand(16, 3 if colour else 1, 48, 64)
+    found = looks.restyle(ramp, colour, np.random.default_rng(0))
+    assert found.shape == ramp.shape and found.min() >= 0 and found.max() <= 1
+    assert ((found - ramp).abs().mean((1, 2, 3)) > 0.01).float().mean() > 0.7
+    again = looks.restyle(ramp, colour, np.random.default_rng(0))
+    assert torch.equal(found, again) and ramp[0, 0, 0, 0] == 0  # the original is untouched
+
+
+def test_a_tone_curve_rises_and_keeps_black_and_white():
+    ramp = torch.linspace(0, 1, 200).expand(8, 1, 2, 200)
+    curve = looks.tone_curve(ramp, np.random.default_rng(1))
+    assert (curve.diff(dim=-1) >= -1e-6).all()
+    assert curve[..., 0].abs().max() < 1e-6 and (curve[..., -1] - 1).abs().max() < 1e-6
+
+
 def test_the_truth_of_a_phrase_lies_where_the_phrase_says(pool):
     places = {"on the left": (0, 0.5), "on the right": (0.5, 1)}
     found = 0
@@ -375,7 +413,9 @@ def test_the_truth_of_a_phrase_lies_where_the_phrase_says(pool):
 def test_a_stopped_training_goes_on_to_the_same_weights(
     pool, make_tiny_clip, tmp_path, monkeypatch
 ):
-    options = argparse.Namespace(seed=3, steps=3, core_seconds=0, threads=1)
+    options = argparse.Namespace(
+        seed=3, steps=3, core_seconds=0, threads=1, start=None, without=(), rate=1e-3
+    )
     tokenizer = Tokenizer(texts.vocabulary())
     monkeypatch.setattr(make_tiny_clip, "SAVE_EVERY", -1)
     monkeypatch.setattr(training, "BATCH", 8)

@@ -1,12 +1,14 @@
 """How the weights of tiny-clip come about: a pool of scenes, views of it, texts about them, losses.
 
-Four losses, all in the joint space. *classes*: each place against one text per class, weighted
+Six losses, all in the joint space. *classes*: each place against one text per class, weighted
 against their frequency. *phrases*: each place against a few texts about the picture, binary, so
 that scores are absolute: names, positions, whole instructions, things that are not there, and
 requests that name nothing visible, whose right answer is an empty map. *captions*: picture against
 caption, contrast with the batch and further captions, all read anew (a queue of features read
 earlier gives itself away by its age and teaches nothing). *degradations*: picture against the texts
-of eight degradations, as statement or as request.
+of eight degradations, as statement or as request. *agreement*: each batch shows every scene twice,
+once mainly in the visible and once mainly in the infrared; places and pictures of the two agree.
+*wishes*: two phrasings of one wish are nearer to each other than to those of other wishes.
 """
 
 import json
@@ -23,8 +25,9 @@ from torch import Tensor
 from fusionkit_standard import scenes
 from fusionkit_standard.degradations import BASIC
 from fusionkit_standard.scenes import texts
+from fusionkit_standard.tiny_clip.looks import restyle
 from fusionkit_standard.tiny_clip.tokenizer import Tokenizer
-from fusionkit_standard.tiny_clip.towers import CONFIG, Towers
+from fusionkit_standard.tiny_clip.towers import CONFIG, ImageTower, Towers
 
 TRAINING_SEEDS = 1_000_000
 """First seed of the scenes shown in training; the runs of the default use seeds below 500,000."""
@@ -34,13 +37,29 @@ CALIBRATION_SEEDS = range(910_000, 910_200)
 CLASSES = tuple(scenes.CLASSES)
 THINGS = tuple(texts.PLURALS)
 FINE = 4  # pixels per place in the dense features
-WEIGHTS = {"classes": 1.0, "phrases": 1.0, "captions": 0.5, "degradations": 0.7}
+WEIGHTS = {
+    "classes": 1.0,
+    "phrases": 1.0,
+    "captions": 0.5,
+    "degradations": 0.7,
+    "agreement": 0.5,
+    "wishes": 0.3,
+}
+PARTS = ("looks", "scales", "agreement", "contrast")
+"""What can be left out to see what it brings: random looks, random scales, the two modalities of a
+scene side by side and in agreement, the further captions of a large contrast."""
 BATCH = 32
+POOL_SIZE = (192, 256)
+"""Height and width at which scenes are rendered; views are windows of these, shrunk or not."""
 PEAK_RATE = 1.5e-3
-OTHERS = 64
+OTHERS = 160
 """Captions of other scenes that join the contrast of a batch."""
-SIZES = ((128, 128), (128, 128), (96, 128), (128, 96), (96, 160), (160, 160))
-"""Sizes of cropped batches, (height, width)."""
+FEW_OTHERS = 64
+"""The same without the part ``contrast``."""
+SHAPES = ((128, 128), (128, 128), (96, 128), (128, 96), (112, 160), (96, 176))
+"""Sizes of views, (height, width), before they are cut to what the window holds."""
+SCALES = (0.45, 1.25)
+"""Pixels of a view per pixel of the scene, from small persons of whole scenes to large ones."""
 
 
 class Pool:
@@ -50,17 +69,24 @@ class Pool:
     Args:
         seeds: which scenes.
         workers: processes that render.
-        folder: keeps the arrays for the next run, where given.
+        folder: keeps the arrays for the next run, where given; they are then read from there.
+        size: height and width in pixels.
     """
 
     ARRAYS = ("visible", "infrared", "classes", "instances", "depth")
 
-    def __init__(self, seeds: range, workers: int = 1, folder: Path | None = None) -> None:
-        self.seeds = seeds
-        home = folder and folder / f"{seeds.start}-{len(seeds)}"
+    def __init__(
+        self,
+        seeds: range,
+        workers: int = 1,
+        folder: Path | None = None,
+        size: tuple[int, int] = (CONFIG["image"]["size"],) * 2,
+    ) -> None:
+        self.seeds, self.size = seeds, size
+        home = folder and folder / f"{seeds.start}-{len(seeds)}-{size[0]}x{size[1]}"
         if home and (home / "facts.json").exists():
             for name in self.ARRAYS:
-                setattr(self, name, np.load(home / f"{name}.npy"))
+                setattr(self, name, np.load(home / f"{name}.npy", mmap_mode="r"))
             self.facts = json.loads((home / "facts.json").read_text())
         else:
             self._render(workers)
@@ -71,15 +97,15 @@ class Pool:
                 (home / "facts.json").write_text(json.dumps(self.facts))
 
     def _render(self, workers: int, chunk: int = 500) -> None:
-        side, count = CONFIG["image"]["size"], len(self.seeds)
-        self.visible = np.empty((count, side, side, 3), np.uint8)
-        self.infrared = np.empty((count, side, side), np.uint8)
-        self.classes = np.empty((count, side, side), np.uint8)
-        self.instances = np.empty((count, side, side), np.uint8)
-        self.depth = np.empty((count, side, side), np.float16)
+        count = len(self.seeds)
+        self.visible = np.empty((count, *self.size, 3), np.uint8)
+        self.infrared = np.empty((count, *self.size), np.uint8)
+        self.classes = np.empty((count, *self.size), np.uint8)
+        self.instances = np.empty((count, *self.size), np.uint8)
+        self.depth = np.empty((count, *self.size), np.float16)
         self.facts: list[dict] = []
         for start in range(0, count, chunk):
-            some = scenes.render_many(self.seeds[start : start + chunk], side, workers)
+            some = scenes.render_many(self.seeds[start : start + chunk], self.size, workers)
             for row, scene in enumerate(some, start=start):
                 for name in self.ARRAYS:
                     getattr(self, name)[row] = getattr(scene, name)
@@ -95,7 +121,7 @@ class Pool:
 
     def frequencies(self) -> Tensor:
         """Share of all pixels per class, ``(12,)``."""
-        counts = np.bincount(self.classes[::4].ravel(), minlength=len(CLASSES))
+        counts = np.bincount(self.classes[::4, ::2, ::2].ravel(), minlength=len(CLASSES))
         return torch.tensor(counts / counts.sum(), dtype=torch.float32)
 
     def odds(self) -> np.ndarray:
@@ -130,17 +156,28 @@ class Views:
     """Index into BASIC, or -1, ``(B,)``."""
 
 
-def views(pool: Pool, rows: Sequence[int], rng: np.random.Generator) -> Views:
-    """The scenes as a camera might deliver them: one modality or both, degraded or not, cropped."""
+def views(
+    pool: Pool, rows: Sequence[int], rng: np.random.Generator, parts: Sequence[str] = PARTS
+) -> Views:
+    """The scenes as cameras might deliver them: one modality or both, degraded or not, cropped.
+
+    With the part ``agreement`` the second half of ``rows`` repeats the first: it sees the same
+    windows, in the other modality.
+    """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    visible, infrared, depth = pool.pictures(rows)
-    count = len(rows)
-    visible = _jitter(visible, 0.2, rng)
-    infrared = _jitter(infrared, 0.35, rng)
-    kind = rng.choice(4, count, p=(0.45, 0.40, 0.075, 0.075))  # visible, infrared, mean, maximum
+    count, paired = len(rows), "agreement" in parts
+    visible, infrared, depth, classes, instances = _windows(pool, rows, rng, parts)
+    if "looks" in parts:
+        visible, infrared = restyle(visible, True, rng), restyle(infrared, False, rng)
+    visible, infrared = _jitter(visible, 0.2, rng), _jitter(infrared, 0.35, rng)
+    kind = rng.choice(4, count, p=(0.45, 0.40, 0.075, 0.075))  # visible, infrared, mixture, maximum
+    if paired:
+        first, second = np.split(kind, 2)
+        first[rng.random(len(first)) < 0.8] = 0
+        second[rng.random(len(second)) < 0.7] = 1
     grey = rng.random(count) < 0.25
     degradation = np.full(count, -1)
-    for row in np.flatnonzero(rng.random(count) < 0.5):
+    for row in np.flatnonzero(rng.random(count) < 0.4):
         wanted = {0: ("visible",), 1: ("infrared",)}.get(kind[row], ("visible", "infrared"))
         able = [i for i, d in enumerate(BASIC.values()) if d.modality in wanted]
         degradation[row] = rng.choice(able)
@@ -151,21 +188,14 @@ def views(pool: Pool, rows: Sequence[int], rng: np.random.Generator) -> Views:
             severity = torch.from_numpy(rng.uniform(0.4, 1.0, len(hit))).float()
             source[hit] = build()(source[hit], severity, generator, depth=depth[hit])
     visible[grey] = visible[grey].mean(1, keepdim=True)
-    both = torch.stack(
-        [
-            visible,
-            infrared.expand_as(visible),
-            (visible + infrared) / 2,
-            torch.maximum(visible, infrared.expand_as(visible)),
-        ]
-    )
-    image = both[torch.from_numpy(kind), torch.arange(count)]
-    classes, instances = pool.classes[rows], pool.instances[rows]
-    if rng.random() < 0.4:
-        image, classes, instances = _crop(image, classes, instances, rng)
-    hot = F.one_hot(torch.from_numpy(classes).long(), len(CLASSES)).permute(0, 3, 1, 2)
+    warm = infrared.expand_as(visible)
+    share = torch.from_numpy(rng.uniform(0.3, 0.75, (count, 1, 1, 1))).float()
+    both = torch.stack([visible, warm, torch.lerp(warm, visible, share), visible.maximum(warm)])
+    every = torch.arange(len(CLASSES), dtype=torch.uint8)[:, None, None]
+    hot = torch.from_numpy(classes)[:, None] == every
+    image = both[torch.from_numpy(kind), torch.arange(count)].clamp(0, 1)
     return Views(
-        image=image.clamp(0, 1).contiguous(memory_format=torch.channels_last),
+        image=image.contiguous(memory_format=torch.channels_last),
         classes=classes,
         instances=instances,
         shares=F.avg_pool2d(hot.float(), FINE),
@@ -180,30 +210,51 @@ def _jitter(image: Tensor, spread: float, rng: np.random.Generator) -> Tensor:
     return (image.clamp_min(1e-4) ** power * gain).clamp(0, 1)
 
 
-def _crop(
-    image: Tensor, classes: np.ndarray, instances: np.ndarray, rng: np.random.Generator
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """One window for the whole batch, 55 to 100 % of each side, brought to one of SIZES."""
-    full = image.shape[-1]
-    high, wide = (int(full * rng.uniform(0.55, 1)) for _ in "hw")
-    top, left = int(rng.integers(full - high + 1)), int(rng.integers(full - wide + 1))
-    size = SIZES[rng.integers(len(SIZES))]
-    rows = top + np.arange(size[0]) * high // size[0]
-    columns = left + np.arange(size[1]) * wide // size[1]
-    window = image[..., top : top + high, left : left + wide]
-    image = F.interpolate(window, size, mode="bilinear", align_corners=False, antialias=True)
-    grid = (slice(None), rows[:, None], columns)
-    return image, classes[grid], instances[grid]
+def _windows(
+    pool: Pool, rows: Sequence[int], rng: np.random.Generator, parts: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor, np.ndarray, np.ndarray]:
+    """Visible, infrared, depth, classes, instances of one window per scene, all of one size.
+
+    Without the part ``scales`` a window takes 55 to 100 % of the height.
+    """
+    shape = np.array(SHAPES[rng.integers(len(SHAPES))])
+    full = np.array(pool.size)
+    if "scales" in parts:
+        scale = np.exp(rng.uniform(*np.log(SCALES)))
+    else:
+        scale = shape[0] / (full[0] * rng.uniform(0.55, 1))
+    taken = np.minimum(full, (shape / scale).astype(int))
+    grid = ImageTower.stride
+    size = tuple(max(4 * grid, grid * round(side * scale / grid)) for side in taken)
+    corners = rng.integers(0, full - taken + 1, (len(rows), 2))
+    if "agreement" in parts:
+        corners[len(rows) // 2 :] = corners[: len(rows) // 2]
+    where = [
+        (row, slice(top, top + taken[0]), slice(left, left + taken[1]))
+        for row, (top, left) in zip(rows, corners, strict=True)
+    ]
+    nearest = [(np.arange(s) * 2 + 1) * t // (2 * s) for s, t in zip(size, taken, strict=True)]
+    fixed = [
+        np.stack([getattr(pool, name)[w] for w in where])[:, nearest[0][:, None], nearest[1]]
+        for name in ("classes", "instances", "depth")
+    ]
+    visible = torch.from_numpy(np.stack([pool.visible[w] for w in where])).permute(0, 3, 1, 2)
+    infrared = torch.from_numpy(np.stack([pool.infrared[w] for w in where]))[:, None]
+    seen = torch.cat([visible, infrared], 1).float() / 255
+    seen = F.interpolate(seen, size, mode="bilinear", align_corners=False, antialias=True)
+    depth = torch.from_numpy(fixed[2])[:, None].float()
+    return seen[:, :3], seen[:, 3:], depth, fixed[0], fixed[1]
 
 
 class Phrases:
     """Texts about pictures and where they are true.
 
     ``about(...)`` draws four per picture: something present, something at a place, something
-    absent or two things at once, and a text that names nothing.
+    absent, two things or a group at once, and a text that names nothing.
     """
 
     def __init__(self) -> None:
+        self.wishes = list(texts.wishes().values())
         self.nothing = [
             *texts.PLAIN,
             *(p for d in BASIC for p in texts.repair_prompts(d)),
@@ -221,6 +272,15 @@ class Phrases:
         else:
             text = _pick(texts.highlight_prompts(label), rng)
         return self.disturb(text, rng)
+
+    def alike(self, rng: np.random.Generator) -> list[str]:
+        """A phrasing of every wish, then another of each in the same order, some shortened."""
+        pairs = [rng.choice(len(group), 2, replace=False) for group in self.wishes]
+        return [
+            self.disturb(_shortened(group[pair[turn]], rng), rng)
+            for turn in (0, 1)
+            for group, pair in zip(self.wishes, pairs, strict=True)
+        ]
 
     def disturb(self, text: str, rng: np.random.Generator) -> str:
         """One text in six gets words nobody knows, at either end or before its last word."""
@@ -250,7 +310,13 @@ class Phrases:
             )
             said.append(text)
             truth[row, 1] = mask
-            if rng.random() < 0.4:
+            group = list(texts.GROUPS)[rng.integers(len(texts.GROUPS))]
+            members = [CLASSES.index(label) for label in texts.GROUPS[group]]
+            chance = rng.random()
+            if chance < 0.15:
+                said.append(self.disturb(_pick(texts.highlight_prompts(group), rng), rng))
+                truth[row, 2] = seen.shares[row, members].sum(0)
+            elif chance < 0.5:
                 names = [_pick(texts.SYNONYMS[CLASSES[c]], rng) for c in (first, second)]
                 form = _pick(("the {} and the {}", "highlight the {} and the {}"), rng)
                 said.append(form.format(*names))
@@ -293,9 +359,13 @@ class Phrases:
         return form.format(_unknown(rng), _unknown(rng))
 
 
-def rows_of_step(step: int, odds: np.ndarray, seed: int) -> tuple[np.ndarray, np.random.Generator]:
+def rows_of_step(
+    step: int, odds: np.ndarray, seed: int, parts: Sequence[str] = PARTS
+) -> tuple[np.ndarray, np.random.Generator]:
     """The scenes of one step and the random numbers for everything else in it."""
     rng = np.random.default_rng((seed, step))
+    if "agreement" in parts:
+        return np.tile(rng.choice(len(odds), BATCH // 2, p=odds), 2), rng
     return rng.choice(len(odds), BATCH, p=odds), rng
 
 
@@ -305,10 +375,12 @@ def caption(facts: dict, rng: np.random.Generator) -> str:
 
 
 class Objective:
-    """The four losses for one batch of views; ``captions`` are theirs, then OTHERS of elsewhere."""
+    """The losses for one batch of views; ``captions`` are theirs, then those of other scenes."""
 
-    def __init__(self, tokenizer: Tokenizer, frequencies: Tensor) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Tokenizer, frequencies: Tensor, parts: Sequence[str] = PARTS
+    ) -> None:
+        self.tokenizer, self.parts = tokenizer, parts
         self.class_weight = frequencies.clamp_min(1e-3).rsqrt()
         self.phrases = Phrases()
         self.ids = lru_cache(maxsize=50_000)(lambda text: tuple(tokenizer.encode(text)))
@@ -328,15 +400,20 @@ class Objective:
         """Unweighted scalars by name."""
         named = [self.phrases.of_class(label, rng) for label in CLASSES]
         asked, truth = self.phrases.about(seen, rng)
-        damaged = [
-            _pick((*texts.statement(d), *texts.repair_prompts(d)), rng) for d in BASIC
-        ]
-        short = self.read(towers, [*named, *asked, *damaged])
-        classes, phrases, damages = short.split([len(named), len(asked), len(damaged)])
+        damaged = [_pick((*texts.statement(d), *texts.repair_prompts(d)), rng) for d in BASIC]
+        alike = self.phrases.alike(rng)
+        short = self.read(towers, [*named, *asked, *damaged, *alike])
+        classes, phrases, damages, wishes = short.split(
+            [len(named), len(asked), len(damaged), len(alike)]
+        )
         pooled, dense = towers.image(seen.image)
         everywhere = classes.expand(len(dense), -1, -1)
         cosine = towers.cosine(torch.cat([everywhere, phrases.unflatten(0, (-1, 4))], 1), dense)
-        return {
+        agreement = {}
+        if "agreement" in self.parts:
+            agreement["agreement"] = self._agreement(pooled, dense, seen.degradation)
+        return agreement | {
+            "wishes": self._wishes(towers, wishes),
             "classes": self._classes(towers, cosine[:, : len(CLASSES)], seen.shares),
             "phrases": self._phrases(towers, cosine[:, len(CLASSES) :], truth),
             "captions": self._captions(towers, self.read(towers, captions), pooled, captions),
@@ -363,6 +440,9 @@ class Objective:
         count = len(pooled)
         # Equal captions are equally right.
         same = torch.tensor([[float(a == b) for b in captions] for a in captions[:count]])
+        if "agreement" in self.parts:  # each scene is there twice
+            twin = torch.arange(count).roll(count // 2)
+            same[torch.arange(count), twin] = 1
         logits = towers.scale_pooled.exp().clamp(max=60) * pooled @ text.T
         to_text = -(_shares(same) * logits.log_softmax(1)).sum(1).mean()
         own, logits = same[:, :count], logits[:, :count]
@@ -374,6 +454,20 @@ class Objective:
         total = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
         return total / (wanted >= 0).sum().clamp_min(1)
 
+    def _agreement(self, pooled: Tensor, dense: Tensor, degradation: Tensor) -> Tensor:
+        """One minus cosine between the halves of the batch: places, and clean whole pictures."""
+        first, second = dense.float().chunk(2)
+        clean = (degradation < 0).view(2, -1).all(0)
+        near = (pooled[: len(first)] * pooled[len(first) :]).sum(1)
+        whole = ((1 - near) * clean).sum() / clean.sum().clamp_min(1)
+        return (1 - F.cosine_similarity(first, second)).mean() + whole
+
+    def _wishes(self, towers: Towers, text: Tensor) -> Tensor:
+        first, second = text.chunk(2)
+        logits = towers.scale_pooled.exp().clamp(max=60) * first @ second.T
+        target = torch.arange(len(first))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
 
 def _shares(positive: Tensor) -> Tensor:
     return positive / positive.sum(1, keepdim=True)
@@ -381,6 +475,14 @@ def _shares(positive: Tensor) -> Tensor:
 
 def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
+
+
+def _shortened(text: str, rng: np.random.Generator) -> str:
+    """Every other text loses a fifth of its words, so that no single word carries the meaning."""
+    if rng.random() < 0.5:
+        return text
+    kept = [word for word in text.split() if rng.random() < 0.8]
+    return " ".join(kept) or text
 
 
 def _unknown(rng: np.random.Generator) -> str:
