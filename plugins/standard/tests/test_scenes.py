@@ -212,6 +212,50 @@ def test_smoke_flattens_the_visible_picture_and_leaves_the_infrared_one():
     assert min(change["infrared"]) > 0.85
 
 
+def test_the_thermal_picture_is_a_temperature(scenes):
+    skins = []
+    for scene in scenes:
+        assert scene.thermal.dtype == np.uint16 and scene.thermal.shape == scene.infrared.shape
+        celsius = scene.thermal / 100 - 273.15
+        assert celsius.min() > -60 and celsius.max() < 120
+        person = scene.mask("person")
+        if person.sum() > 60:
+            skins.append(np.percentile(celsius[person], 95))
+    assert 20 < np.median(skins) < 36
+
+
+def test_a_misaligned_visible_picture_moves_by_pixels_and_the_maps_stay(monkeypatch):
+    module = sys.modules[render.__module__]
+    for seed in range(20, 24):
+        pair = []
+        for share in (0.0, 1.0):
+            monkeypatch.setattr(module, "MISALIGNED", share)
+            pair.append(render(seed))
+        aligned, shifted = pair
+        assert not np.array_equal(aligned.visible, shifted.visible)
+        for field in ("infrared", "thermal", "classes", "instances", "depth"):
+            assert np.array_equal(getattr(aligned, field), getattr(shifted, field))
+        assert aligned.things == shifted.things and aligned.captions == shifted.captions
+        # Some shift of at most three pixels brings most of it back.
+        core = aligned.visible[8:-8, 8:-8].astype(float)
+        gaps = [
+            np.abs(core - shifted.visible[8 + y : 120 + y, 8 + x : 120 + x]).mean()
+            for y in range(-3, 4)
+            for x in range(-3, 4)
+        ]
+        assert min(gaps) < 0.5 * np.abs(core - core.mean((0, 1))).mean()
+
+
+def test_people_come_alone_in_company_and_in_crowds_near_and_far(scenes):
+    heights, numbers = [], []
+    for scene in scenes:
+        people = [thing for thing in scene.things if thing.label == "person"]
+        numbers.append(len(people))
+        heights += [(thing.box[3] - thing.box[1]) / 128 for thing in people]
+    assert max(numbers) >= 6 and numbers.count(1) > 15 and numbers.count(0) > 15
+    assert np.percentile(heights, 10) < 0.1 and np.percentile(heights, 90) > 0.25
+
+
 def test_ground_depth_follows_the_plane_and_walls_follow_theirs():
     camera = Camera(height=64, width=64, horizon=32.0, centre=32.0, focal=64.0, altitude=2.0)
     painter = Painter(camera)

@@ -119,7 +119,10 @@ def plan_things(
 def _foot_spot(
     stage: Stage, street: Street, plan: _Plan, height: float, low: float, high: float, inward: float
 ) -> tuple[float, float]:
-    """Where somebody on foot or on a bicycle may be; `inward` metres onto the road at most."""
+    """Where somebody may be who covers `low` to `high` of the picture's height.
+
+    `inward` is how far onto the road a bicycle may be, in metres; 0 means on foot.
+    """
     chance, camera = stage.chance, stage.camera
     z = plan.depth(height, low, high)
     if street.wild:
@@ -135,8 +138,8 @@ def _foot_spot(
     if not inward and chance.random() < 0.4:
         return chance.uniform(street.left, street.right), z
     side = chance.choice((-1, 1))
-    outward = 1.5 if inward else street.pavement - 0.2
-    return street.kerb(side) + side * chance.uniform(-inward or 0.3, outward), z
+    near, far = (-inward, 1.5) if inward else (0.3, street.pavement - 0.2)
+    return street.kerb(side) + side * chance.uniform(near, far), z
 
 
 def _parked_row(stage: Stage, street: Street) -> list[tuple[float, float, float, bool]]:
