@@ -173,34 +173,42 @@ def test_rows_of_a_batch_take_along_all_that_belongs_to_them():
     assert (part.prompts, part.labels["task"], part.names) == (("c", "d"), ("y", "z"), ())
 
 
-SCRIPT = """
+SCRIPT = f"""
 import sys
-from fusionkit.training import train_from_options
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
 
 if __name__ == "__main__":  # further processes are started from here
-    train_from_options(
-        "control", steps=6, batch_size=8, store=sys.argv[1], devices=int(sys.argv[2]),
+    import test_parallel
+
+    test_parallel.control(sys.argv[1], int(sys.argv[2]))
+"""
+
+
+def control(path, devices=1):
+    training.train_from_options(
+        "control", steps=6, batch_size=8, store=path, devices=devices,
         device="cpu", precision="float32", image_size=64, train_pairs=12, test_pairs=4,
         questions=4, shown=1, metrics=["EN"],
         overrides={"network.options.widths": [8, 8, 8], "stages.0.crop": 32,
                    "stages.0.accumulate": 2},
-    )
-"""
+    )  # fmt: skip
 
 
 def test_torchrun_and_devices_train_a_recipe_as_one_process_does(tmp_path):
     """Through the store: with losses over a whole batch, which parts that are dealt out keep."""
     script = tmp_path / "work.py"
     script.write_text(SCRIPT)
-    ways = {"one": ([sys.executable], 1), "run": (TORCHRUN, 1), "two": ([sys.executable], 2)}
-    found = {}
-    for name, (start, devices) in ways.items():
+    control(str(tmp_path / "one.zarr"))
+    for name, start, devices in (("run", TORCHRUN, 1), ("two", [sys.executable], 2)):
         path = str(tmp_path / f"{name}.zarr")
         done = subprocess.run(
             [*start, str(script), path, str(devices)], capture_output=True, text=True, cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("weights   ") == 1, "one process speaks for all"
+    found = {}
+    for name in ("one", "run", "two"):
+        path = str(tmp_path / f"{name}.zarr")
         tree = store.open_run(path)
         assert [s["status"] for s in tree.attrs["sessions"]] == ["complete"]
         state = load_checkpoint(f"{path}.checkpoints/control-seed0.pt")["network"]
