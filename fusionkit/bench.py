@@ -37,6 +37,8 @@ from fusionkit.training import Trained, build_losses, build_task, check_recipe, 
 
 QUESTION_SEED = 20_240
 """Seed of the held-out questions: the same for every arm and every seed of training."""
+REAL, REAL_SIZE = 16, 128
+"""How many real pairs are asked about beside rendered ones, and their shorter side in pixels."""
 LONG, SHORT = 1000, {"steps": 40, "batch_size": 4}
 """More steps than ``LONG`` are a protocol for a GPU; what of it a CPU does unasked."""
 
@@ -67,6 +69,8 @@ class Bench:
         strict_weights: see :func:`fusionkit.training.train`.
         processes: how many train together, started here; under torchrun there are several already,
             and all but the first have no store (``run`` is None) and only train.
+        photographs: a data set of real pairs, of which a few are asked about besides rendered ones,
+            where it is at hand.
     """
 
     def __init__(
@@ -94,8 +98,10 @@ class Bench:
         strict_weights: bool = True,
         unlabelled: bool = False,
         processes: int = 1,
+        photographs: str | None = None,
     ) -> None:
-        self._unlabelled = unlabelled
+        self._unlabelled, self._photographs = unlabelled, photographs
+        self._real: dict[tuple[str, int], dict[str, list[float]]] = {}
         self.arms, self.registry, self.seeds = dict(arms), registry, list(seeds)
         self.baseline, self.studied = next(iter(self.arms)), list(self.arms)[-1]
         if precision == "auto":
@@ -240,6 +246,7 @@ class Bench:
             unlabelled=unlabelled,
             strict_weights=notebook != "ablation",  # where losses are parameters, weights are not
             processes=getattr(p, "devices", 1),
+            photographs=getattr(p, "photographs", None),
         )
         print(f"arms      {', '.join(bench.arms)}; seeds {', '.join(map(str, bench.seeds))}")
         print(
@@ -337,6 +344,25 @@ class Bench:
             for question in found
         ]
 
+    @cached_property
+    def photographs(self) -> list[Question]:
+        """Questions about a few real pairs, small ones, where rendered ones are learned from."""
+        rendered = any(pair.masks for pair in self.test_set)
+        if self._photographs is None or not rendered or not self.questions:
+            return []
+        try:
+            pairs = self.registry.create(
+                "dataset", self._photographs, split="test", count=REAL, size=REAL_SIZE
+            )
+        except BadRequest:
+            return []
+        method = Method(
+            self.arms[self.baseline], self.registry, device=self.device, encoder=self.encoder
+        )
+        task = build_task(method, list(pairs), {"crop": None})
+        generator = torch.Generator().manual_seed(QUESTION_SEED)
+        return list(task.questions(min(REAL, self.count), generator))
+
     def train(self, arm: str, seed: int) -> Trained:
         """Train one arm with one seed, or take up where it was left; history goes to the store."""
         recipe = self.arms[arm]
@@ -384,6 +410,9 @@ class Bench:
 
     def measure(self, arm: str, seed: int) -> None:
         """Text control of a trained arm on the held-out questions; stored per scene."""
+        if self.photographs:
+            real = control.measure(self.trained[arm, seed], self.photographs)
+            self._real[arm, seed] = {name: values.tolist() for name, values in real.items()}
         if self.run.has_control(arm, seed) or not self.questions:
             return
         found = control.measure(self.trained[arm, seed], self.questions)
@@ -496,7 +525,14 @@ class Bench:
     def table(self) -> pd.DataFrame:
         """The ablation table: mean and 95 % interval over seeds and scenes, read from the store."""
         tree = store.open_run(self.run.path)
-        return control_table(tree, list(self.arms), self.seeds)
+        table = control_table(tree, list(self.arms), self.seeds)
+        for name in ("raised", "repair_gain_db") if self._real else ():
+            cells = {"chance": f"{CHANCE[name]:.1f}"}
+            for arm in self.arms:
+                values = np.array([self._real[arm, seed][name] for seed in self.seeds])
+                cells[arm] = _cell(interval_nested(values[:, ~np.isnan(values).all(0)]))
+            table[f"{name}, {self._photographs}"] = pd.Series(cells)
+        return table
 
     def result(self) -> str:
         """The result in one line; it also becomes the store's ``result``."""
@@ -525,8 +561,20 @@ class Bench:
         if any(pair.masks for pair in self.test_set):
             said.append(
                 "These scenes are rendered: the result shows that the machinery works and how the "
-                "scheme compares with others under equal conditions. It says nothing about "
-                "photographs; for those, train on photographs with an encoder trained on them."
+                "scheme compares with others under equal conditions. "
+                + (
+                    f"What carries over to photographs is in the columns {self._photographs!r}: "
+                    f"{len({n for q in self.photographs for n in q.first.names})} real pairs that "
+                    "nothing here was trained on, boxes as truth, damage done on purpose."
+                    if self.photographs
+                    else "It says nothing about photographs"
+                    + (
+                        f", and {self._photographs!r} is not at hand to ask about real pairs"
+                        if self._photographs and self.questions
+                        else ""
+                    )
+                    + "; for those, train on photographs with an encoder trained on them."
+                )
             )
         elif self.questions:
             said.append(
@@ -623,10 +671,14 @@ def control_table(tree: Any, arms: Sequence[str], seeds: Sequence[int]) -> pd.Da
         row = {}
         for name in names:
             found = _over_seeds_and_scenes(group, name, arm, seeds)
-            row[name] = f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+            row[name] = _cell(found)
         rows[arm] = row
     rows["chance"] = {n: f"{CHANCE[n]:.1f}" if n in CHANCE else "" for n in names}
     return pd.DataFrame(rows).T
+
+
+def _cell(found: Interval) -> str:
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def verdict(tree: Any, baseline: str, arm: str, seeds: Sequence[int]) -> str:

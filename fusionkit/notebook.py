@@ -137,9 +137,7 @@ Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=16)]
 Size = Annotated[Side | tuple[Side, Side], BeforeValidator(_size)]
 Strength = Annotated[float, Field(gt=0, le=1)]
-Severity = Annotated[
-    Strength | tuple[Strength, Strength], BeforeValidator(_severity)
-]
+Severity = Annotated[Strength | tuple[Strength, Strength], BeforeValidator(_severity)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -211,6 +209,9 @@ class AblationParameters(DataParameters, MachineParameters):
     """Held-out questions of each kind, highlight and repair."""
     shown: Count = 6
     """Held-out pairs whose pictures and maps are kept."""
+    photographs: Annotated[str, Component("dataset")] | None = "roadscene"
+    """Real pairs to ask a few questions about where the others are rendered, if they are at hand.
+    """
 
 
 class TrainParameters(DataParameters, MachineParameters):
