@@ -18,11 +18,18 @@ import time
 from pathlib import Path
 
 import torch
-from fusionkit_standard.datasets import RoadScene
+from fusionkit_standard.datasets import RoadScene, Tno
 from fusionkit_standard.scenes import texts
 from fusionkit_standard.tiny_clip import training
 from fusionkit_standard.tiny_clip.encoder import TinyClip, load_towers
-from fusionkit_standard.tiny_clip.measures import calibrate, measure, on_photographs, table
+from fusionkit_standard.tiny_clip.measures import (
+    by_reading_size,
+    calibrate,
+    degradations_on_photographs,
+    measure,
+    on_photographs,
+    table,
+)
 from fusionkit_standard.tiny_clip.tokenizer import Tokenizer
 from fusionkit_standard.tiny_clip.towers import CONFIG, Towers
 from safetensors.torch import save_file
@@ -59,7 +66,14 @@ def main() -> None:
     save(encoder.towers, path)
     encoder = TinyClip(path)
     found = measure(encoder, training.Pool(training.MEASURE_SEEDS, options.threads))
-    found["on photographs"] = on_photographs(encoder, photographs())
+    large = training.Pool(training.LARGE_SEEDS, options.threads, size=training.LARGE)
+    found["reading size"] = by_reading_size(encoder, large, (128, 160, 192, 224, 256, 320, 384))
+    real = photographs()
+    found["on photographs"] = {name: on_photographs(encoder, real[name]) for name in real}
+    if real:
+        every = [pair for pairs in real.values() for pair in pairs]
+        named = degradations_on_photographs(encoder, every)
+        found["degradation named on photographs"] = {"pairs": len(every), **named}
     record |= {"machine": machine(), "threads": options.threads, "seed": options.seed}
     record |= {"scenes": len(pool), "parameters": sum(p.numel() for p in towers.parameters())}
     record |= {"minutes": round((time.perf_counter() - started[0]) / 60, 1)}
@@ -67,8 +81,9 @@ def main() -> None:
         json.dumps({"made": record, "measures": _rounded(found)}, indent=1) + "\n"
     )
     print(table({key: value for key, value in found.items() if key != "on photographs"}))
-    for label, by_source in found["on photographs"].items():
-        print(f"on photographs: {label}", json.dumps(_rounded(by_source)))
+    for name, by_label in found["on photographs"].items():
+        for label, by_source in by_label.items():
+            print(f"{name}: {label}", json.dumps(_rounded(by_source)))
     print(json.dumps(record))
 
 
@@ -156,14 +171,17 @@ def rate(progress: float) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def photographs() -> list[Pair]:
-    """The RoadScene pairs with boxes, where the data set is found; otherwise none."""
-    try:
-        pairs = RoadScene(split="all")
-    except BadRequest as error:
-        print(f"Not measured on photographs: {error}")
-        return []
-    return [pair for pair in pairs if pair.things]
+def photographs() -> dict[str, list[Pair]]:
+    """The pairs with boxes of RoadScene and TNO, where they are found. They train nothing."""
+    found = {}
+    for name, dataset in {"roadscene": RoadScene, "tno": Tno}.items():
+        try:
+            pairs = dataset(split="all")
+        except BadRequest as error:
+            print(f"Not measured on photographs: {error}")
+        else:
+            found[name] = [pair for pair in pairs if pair.things]
+    return found
 
 
 def save(towers: Towers, path: Path) -> None:

@@ -21,6 +21,7 @@ from fusionkit_standard.tiny_clip.training import CLASSES, FINE, THINGS, Pool
 
 MODALITIES = ("visible", "infrared")
 SMALLEST = 18  # pixels of 128 x 128; smaller masks are not asked for, as in the list of things
+LEAST = 0.001  # share of a large picture below which a thing is not asked for
 VISIBLE_SHARE = 0.65  # of the plain mixture
 FEWEST = 5  # photographs of a label below which no number is given
 
@@ -229,6 +230,39 @@ def on_photographs(encoder: TinyClip, pairs: Sequence[Pair]) -> dict[str, Any]:
             entry = {"pointing": float(hit), "area under curve": float(area)}
             found.setdefault(label, {"pairs": len(shown)})[source] = entry
     return found
+
+
+def by_reading_size(
+    encoder: TinyClip, pool: Pool, sides: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """What the side to which large pictures are shrunk does: ``{side: {measure: mean}}``.
+
+    Pointing and area under the curve for every thing in the scenes of ``pool``, which should be as
+    large as photographs, over both modalities. This is how LONGEST_SIDE is chosen, photographs
+    unseen.
+    """
+    before, found = encoder.longest_side, {}
+    for side in sides:
+        encoder.longest_side = side
+        values = [
+            (mask.flat[heat.argmax()], area_under_curve(heat[::2, ::2], mask[::2, ::2]))
+            for modality in MODALITIES
+            for rows, image in _pictures(pool, modality)
+            for label, maps in zip(
+                THINGS, _things_in(encoder, image).numpy().swapaxes(0, 1), strict=True
+            )
+            for heat, mask in zip(maps, pool.classes[rows] == CLASSES.index(label), strict=True)
+            if mask.mean() > LEAST
+        ]
+        hit, area = np.nanmean(np.array(values, float), 0)
+        found[str(side)] = {"pointing": float(hit), "area under curve": float(area)}
+    encoder.longest_side = before
+    return found
+
+
+def _things_in(encoder: TinyClip, image: Tensor) -> Tensor:
+    grid = encoder.heatmap_grid([f"the {label}" for label in THINGS], image)
+    return F.interpolate(grid, image.shape[-2:], mode="bilinear")
 
 
 def calibrate(encoder: TinyClip, pool: Pool) -> None:

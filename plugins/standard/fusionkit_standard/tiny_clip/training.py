@@ -33,6 +33,9 @@ TRAINING_SEEDS = 1_000_000
 """First seed of the scenes shown in training; the runs of the default use seeds below 500,000."""
 MEASURE_SEEDS = range(900_000, 900_300)
 CALIBRATION_SEEDS = range(910_000, 910_200)
+LARGE_SEEDS = range(920_000, 920_040)
+"""Scenes as large as photographs, LARGE, to choose the reading size on."""
+LARGE = (300, 480)
 
 CLASSES = tuple(scenes.CLASSES)
 THINGS = tuple(texts.PLURALS)
