@@ -45,6 +45,8 @@ GRACE = 30.0
 """Seconds between asking a kernel to stop, so that it saves its training, and killing it."""
 LARGEST = 4 << 20
 """Bytes of a file beyond which only its size and name count as code."""
+FACTS = ("status", "seconds", "attempts", "result", "error", "notebook", "store")
+"""What the table of results says of every cell."""
 TABLE, TESTS, PAGE, PLOT = "results.csv", "significance.csv", "index.html", "scores.png"
 
 
@@ -237,7 +239,7 @@ def sweep(
         if resume and known.get("status") == "complete" and known.get("version") == version:
             continue
         if known and known.get("version") != version:
-            say(f"{cell.name}: was run by other code, so it starts over")
+            say(f"{labels(cells)[cell.name]}: was run by other code, so it starts over")
         waiting.append(
             {
                 "notebook": str(notebook),
@@ -254,7 +256,7 @@ def sweep(
     say(f"{len(cells)} cells, {len(cells) - len(waiting)} complete before; {folder}")
     with _executor(scheduler, workers, len(waiting)) as executor:
         running = {executor.submit(run_cell, work): work["name"] for work in waiting}
-        _watch(running, folder, say)
+        _watch(running, labels(cells), folder, say)
     return collect(folder, cells, say=say)
 
 
@@ -301,7 +303,23 @@ def _executor(scheduler: str | None, workers: int | None, count: int) -> Iterato
         yield client.get_executor(pure=False)
 
 
-def _watch(running: Mapping[Any, str], folder: Path, say: Callable[[str], None]) -> None:
+def labels(cells: Sequence[Cell]) -> dict[str, str]:
+    """What a line calls each cell: by the parameters in which the cells differ."""
+    names = dict.fromkeys(name for cell in cells for name in cell.varied)
+    telling = [n for n in names if len({_short(cell.varied.get(n)) for cell in cells}) > 1]
+    return {
+        cell.name: ",".join(f"{n}={_short(cell.varied[n])}" for n in telling if n in cell.varied)
+        or "defaults"
+        for cell in cells
+    }
+
+
+def _watch(
+    running: Mapping[Any, str],
+    called: Mapping[str, str],
+    folder: Path,
+    say: Callable[[str], None],
+) -> None:
     """Say how far each cell is until all are done."""
     told: dict[str, str] = {}
     pending = set(running)
@@ -315,7 +333,7 @@ def _watch(running: Mapping[Any, str], folder: Path, say: Callable[[str], None])
             line = _line(folder, name)
             if line and told.get(name) != line:
                 told[name] = line
-                say(f"{name}: {line}")
+                say(f"{called[name]}: {line}")
 
 
 def _line(folder: Path, name: str) -> str:
@@ -542,10 +560,12 @@ def collect(
     )
     if not names:
         raise BadRequest(f"{folder} holds no cell of a sweep.")
-    rows = []
+    rows: list[dict[str, Any]] = []
+    varied: dict[str, None] = {}
     for name in names:
         known = read_cell(folder, name)
-        row = dict(known.get("varied", {}))
+        row = {_column(key): value for key, value in known.get("varied", {}).items()}
+        varied |= dict.fromkeys(row)
         row |= {key: known.get(key) for key in ("status", "seconds", "attempts")}
         path = known.get("parameters", {}).get("store")
         measured, result = _measured(path) if known.get("status") == "complete" else ({}, None)
@@ -557,21 +577,26 @@ def collect(
     for key in table.columns:
         if table[key].map(lambda value: isinstance(value, (list, dict))).any():
             table[key] = table[key].map(lambda v: json.dumps(v) if v is not None else None)
-    varied = list(dict.fromkeys(key for name in names for key in read_cell(folder, name)["varied"]))
     last = [key for key in ("result", "error", "notebook", "store") if key in table]
     first = [*varied, "status", "seconds", "attempts"]
     measures = [key for key in table.columns if key not in (*first, *last)]
     table = table[[*first, *measures, *last]]
     table.to_csv(folder / TABLE, index=False)
-    tests = significance(table, [key for key in varied if key not in SEEDS], measures)
+    settings = [k for k in varied if k not in SEEDS and table[k].nunique(dropna=False) > 1]
+    tests = significance(table, settings, measures)
     tests.to_csv(folder / TESTS, index=False)
     stores = [row["store"] for row in rows if row["status"] == "complete" and row["store"]]
     remark = _plot(folder, [str(folder / path) for path in stores])
-    _page(folder, table, tests, remark)
+    _page(folder, table, list(varied), tests, remark)
     for status, count in table["status"].value_counts().items():
         say(f"{count} {status}")
     say(f"table     {folder / TABLE}\npage      {folder / PAGE}")
     return table
+
+
+def _column(parameter: str) -> str:
+    """A parameter's column; one that is called like a fact about the cell says that it was set."""
+    return f"{parameter} (set)" if parameter in FACTS else parameter
 
 
 def _measured(path: str | None) -> tuple[dict[str, float], str | None]:
@@ -587,7 +612,7 @@ def _measured(path: str | None) -> tuple[dict[str, float], str | None]:
     if "control" in tree.children:
         last = tree["control"].to_dataset().isel(arm=-1)
         for name, values in last.data_vars.items():
-            if set(values.dims) == {"seed"}:
+            if set(values.dims) == {"seed"} and name != "written":
                 found[str(name)] = float(values.mean())
     return found, tree.attrs.get("result")
 
@@ -646,22 +671,30 @@ def _plot(folder: Path, stores: Sequence[str]) -> str:
     return "Scores of all held-out pairs; runs that differ in their seeds alone are one method."
 
 
-def _page(folder: Path, table: Any, tests: Any, remark: str) -> None:
-    linked = table.copy()
-    for key in ("notebook", "store"):
+def _page(folder: Path, table: Any, varied: Sequence[str], tests: Any, remark: str) -> None:
+    """What differs between the cells, with links, as a table; what they share above it."""
+    same = [key for key in varied if len(table) > 1 and table[key].nunique(dropna=False) == 1]
+    shared = ", ".join(f"{key} {table[key].iloc[0]}" for key in same)
+    first = [*(key for key in varied if key not in same), "status", "notebook", "store"]
+    last = ["result", "error"]
+    between = [key for key in table.columns if key not in (*same, *first, *last)]
+    linked = table[[*first, *between, *last]].copy()
+    for key in linked.columns:
+        if key in ("notebook", "store"):
+            form = '<a href="{0}">' + key + "</a>"
+        else:
+            form = "<div class=said>{0}</div>" if key in ("result", "error") else "{0}"
         linked[key] = [
-            "" if not isinstance(v, str) else f'<a href="{html.escape(v)}">{html.escape(key)}</a>'
-            for v in table[key]
+            form.format(html.escape(v)) if isinstance(v, str) and v else v for v in linked[key]
         ]
-    for key in linked.columns.difference(["notebook", "store"]):
-        linked[key] = [html.escape(v) if isinstance(v, str) else v for v in linked[key]]
     picture = f'<p><img src="{PLOT}" alt="scores"></p>' if (folder / PLOT).exists() else ""
     parts = [
         "<!doctype html><meta charset=utf-8><title>Sweep</title>",
-        "<style>body{font:14px sans-serif;margin:2em}td,th{padding:2px 8px;text-align:left}"
-        "table{border-collapse:collapse}tr{border-bottom:1px solid #ddd}img{max-width:100%}",
-        "</style>",
+        "<style>body{font:14px sans-serif;margin:2em}td,th{padding:2px 8px;text-align:left;"
+        "vertical-align:top}table{border-collapse:collapse}tr{border-bottom:1px solid #ddd}"
+        "img{max-width:100%}.said{width:26em;font-size:12px}</style>",
         f"<h1>{html.escape(folder.name)}</h1>",
+        f"<p>All cells: {html.escape(shared)}.</p>" if shared else "",
         linked.to_html(escape=False, index=False, na_rep="", float_format="%.4g", border=0),
         f"<p>{html.escape(remark)}</p>{picture}",
         "<h2>Differences over seeds</h2>" if len(tests) else "",

@@ -195,6 +195,8 @@ def test_a_worker_that_is_killed_takes_its_kernel_along_and_its_cell_runs_elsewh
         table = ending.result(timeout=400)
     assert table["status"].tolist() == ["complete"]
     assert table["attempts"].tolist() == [2]
+    assert table["seconds (set)"].tolist() == [600], "beside the seconds that it took"
+    assert table["seconds"].item() < 600
 
 
 def test_the_code_of_a_sweep_is_the_notebook_and_the_files_of_host_and_plugins(tmp_path):
