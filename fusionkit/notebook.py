@@ -251,7 +251,7 @@ class InstructParameters(MachineParameters):
     """Weights; without, the recipe's reduced form is trained for ``steps`` steps."""
     dataset: Annotated[str, Component("dataset")] = "scenes"
     data_root: str | None = None
-    picture: Annotated[int, Field(ge=0)] = 12
+    picture: Annotated[int, Field(ge=0)] = 10
     """Which of the held-out pairs."""
     image_size: Size | None = 128
     train_pairs: Count = 48
