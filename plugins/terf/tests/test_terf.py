@@ -587,7 +587,7 @@ def test_without_a_detector_the_small_encoder_finds_the_regions_and_that_is_said
 
 
 def test_the_example_works_on_an_embedded_scene_from_files(trained, registry, tmp_path):
-    pair = registry.create("dataset", "scenes", split="test", count=7, size=128, workers=1)[6]
+    pair = registry.create("dataset", "scenes", split="test", count=1, size=128, workers=1)[0]
     write_image(tmp_path / "ir.png", pair.infrared)
     write_image(tmp_path / "vi.png", pair.visible)
     fuse_files(
