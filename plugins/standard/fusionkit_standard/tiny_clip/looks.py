@@ -98,7 +98,7 @@ def contrast(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 def noise(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Gaussian noise, weaker than what counts as a degradation."""
-    spread = _per_picture(rng.uniform(0.005, 0.06, len(image)))
+    spread = _per_picture(rng.uniform(0.005, 0.03, len(image)))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     return image + spread * torch.randn(image.shape, generator=generator)
 

@@ -188,7 +188,7 @@ def views(
         hit = torch.from_numpy(np.flatnonzero(degradation == index))
         if len(hit):
             source = visible if build.modality == "visible" else infrared
-            severity = torch.from_numpy(rng.uniform(0.4, 1.0, len(hit))).float()
+            severity = torch.from_numpy(rng.uniform(0.25, 1.0, len(hit))).float()
             source[hit] = build()(source[hit], severity, generator, depth=depth[hit])
     visible[grey] = visible[grey].mean(1, keepdim=True)
     warm = infrared.expand_as(visible)
