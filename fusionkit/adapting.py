@@ -106,8 +106,12 @@ class Adaptation:
         """That of the network to be adapted: as it was, with the adapted encoder."""
         part = self.before.recipe.encoder
         weights = {"weights": str((self.folder / ENCODER).resolve())}
+        said = f"Adapted without labels to {len(self.train_set)} pairs of {self.p.dataset!r}."
         recipe = self.before.recipe.model_copy(
-            update={"encoder": Part(name=part.name, options={**part.options, **weights})}
+            update={
+                "encoder": Part(name=part.name, options={**part.options, **weights}),
+                "remark": f"{said} {self.before.recipe.remark}".strip(),
+            }
         )
         given = {"steps": self.p.steps, "batch_size": self.p.batch_size}
         return recipe.with_overrides(

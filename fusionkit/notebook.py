@@ -318,8 +318,9 @@ class AdaptParameters(DataParameters, MachineParameters):
     recipe: Annotated[str, Component("recipe")] = "words"
     """A recipe with weights (its own, or ``checkpoint``) and an encoder that can be adapted."""
     checkpoint: str | None = None
-    overrides: Options = {}
-    """Values of the recipe by dotted path."""
+    overrides: Options = {"stages.0.learning_rate": 3e-4}
+    """Values of the recipe by dotted path; a network that goes on wants a lower rate than one that
+    begins."""
     encoder_steps: Count = 200
     """Steps of the encoder."""
     seconds: Annotated[float, Field(gt=0)] | None = None
