@@ -44,10 +44,10 @@ from fusionkit_standard.tiny_clip.training import CLASSES, FINE
 BATCH = 16
 REPLAY = 4
 """Scenes among the pictures of a step."""
-RATE = 1.5e-4
+RATE = 3e-4
 SCENES, BELIEF = 200, 60
 """Scenes that are shown again, and those of them that tell which picture to believe."""
-SCALES = (1.0, 1.5)
+SCALES = (0.75, 1.25)
 """Sizes at which the teacher reads, in units of the encoder's own reading size."""
 EMPTY = 4
 """Texts of a step that name nothing and want an empty map."""
@@ -101,7 +101,8 @@ def adapt(
     student = copy.deepcopy(encoder)
     learning = student.towers.image.requires_grad_(True)
     optimizer = torch.optim.AdamW(learning.parameters(), lr=RATE, weight_decay=0.01)
-    objective = Objective(encoder)
+    shares = torch.stack([lesson.target.mean((1, 2)) for lesson in lessons]).mean(0)
+    objective = Objective(encoder, shares)
     start, sums = time.perf_counter(), np.zeros(2)
     for step in range(steps):
         progress = step / steps
@@ -142,33 +143,35 @@ def save(encoder: TinyClip, path: str | Path) -> None:
 
 
 class Objective:
-    """The two losses of a step; ``encoder`` is the one before adaptation."""
+    """The two losses of a step.
 
-    def __init__(self, encoder: TinyClip) -> None:
+    The texts are few: what the teacher reads in words it hardly knows would be learned as well.
+
+    Args:
+        encoder: the one before adaptation.
+        shares: of each class in all maps, ``(12,)``: rare classes count more, by the root.
+    """
+
+    def __init__(self, encoder: TinyClip, shares: Tensor) -> None:
         self.encoder = encoder
-        self.wishes = [[*texts.highlight_prompts(c), f"the {c}"] for c in CLASSES]
-        self.nothing = [*texts.PLAIN, *(p for d in BASIC for p in texts.repair_prompts(d))]
-        said = [p for group in (*self.wishes, self.nothing) for p in group]
-        self.features = dict(zip(said, encoder.encode_text(said).pooled, strict=True))
+        names = [f"the {c}" for c in CLASSES], [f"highlight the {c}" for c in CLASSES]
+        nothing = [texts.PLAIN[0], *(texts.repair_prompts(d)[0] for d in BASIC)]
+        self.names = torch.stack([encoder.encode_text(n).pooled for n in names])
+        self.nothing = encoder.encode_text(nothing).pooled
+        self.weight = (shares.clamp_min(1e-3) ** -0.5).to(encoder.device)[:, None, None]
 
     def __call__(
         self, student: TinyClip, image: Tensor, target: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """Maps against ``target (B, 12, h, w)``, pooled features against what they were."""
-        prompts = [p for group in self.wishes for p in _some(group, 1, rng)]
-        prompts += _some(self.nothing, EMPTY, rng)
-        empty = target.new_zeros(len(target), EMPTY, *target.shape[-2:])
-        target = torch.cat([target, empty], 1)
-        text = torch.stack([self.features[prompt] for prompt in prompts])
+        empty = _some(self.nothing, EMPTY, rng)
+        text = torch.cat([self.names[rng.integers(len(self.names))], torch.stack(empty)])
+        target = torch.cat([target, target.new_zeros(len(target), EMPTY, *target.shape[-2:])], 1)
         with torch.no_grad():
             before, _ = seen(self.encoder, image, text)
         pooled, logits = seen(student, image, text)
-        share = target.mean((2, 3), keepdim=True)
-        # As in training: small things would drown in their surroundings.
-        gain = ((1 - share) / share.clamp_min(1e-4)).sqrt().clamp(1, 12)
-        weight = 1 + (gain - 1) * target
-        loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
-        maps = 2 * (loss.mean((2, 3)) / weight.mean((2, 3))).mean()
+        weight = torch.cat([self.weight, self.weight.new_ones(EMPTY, 1, 1)])
+        maps = F.binary_cross_entropy_with_logits(logits, target, weight)
         return maps, (1 - (pooled * before).sum(1)).mean()
 
 
@@ -260,12 +263,12 @@ def views(
 ) -> tuple[Tensor, Tensor]:
     """The lessons as a camera might show them: ``(B, 3, h, w)`` and targets ``(B, 12, h/4, w/4)``.
 
-    A window of 50 to 100 % of the pair, mirrored or not, at a common size of 80 to 120 % of what
+    A window of 50 to 100 % of the pair, mirrored or not, at a common size of 50 to 80 % of what
     the encoder reads; one picture of the pair, or in 15 % both mixed; another exposure; noise, or
     in 15 % a degradation.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    shape, longest = SHAPES[rng.integers(len(SHAPES))], longest * rng.choice((0.8, 1.0, 1.2))
+    shape, longest = SHAPES[rng.integers(len(SHAPES))], longest * rng.choice((0.5, 0.65, 0.8))
     size = [max(32, ImageTower.stride * round(longest * s / ImageTower.stride)) for s in shape]
     pictures, targets = [], []
     for lesson in lessons:
