@@ -60,7 +60,7 @@ def main_job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("main")
     path = str(folder / "main.zarr")
     out = run(
-        "ablation", folder / "main.ipynb", store=path, steps=160, train_pairs=128,
+        "ablation", folder / "main.ipynb", store=path, steps=240, train_pairs=128,
         test_pairs=64, questions=64, shown=3,
     )  # fmt: skip
     return out, path
@@ -135,7 +135,7 @@ def test_info_tells_the_result_and_how_to_repeat_it(main_job):
     facts = store.run_info(main_job[1])
     assert facts["status"] == "complete"
     assert "the text controls the result" in facts["result"]
-    assert facts["command"].startswith("papermill") and "steps 160" in facts["command"]
+    assert facts["command"].startswith("papermill") and "steps 240" in facts["command"]
 
 
 def test_train_leaves_weights_that_fuse_files_of_any_size(tmp_path):
@@ -237,7 +237,7 @@ def test_a_typo_stops_the_run_with_the_nearest_name(tmp_path):
 def test_a_killed_kernel_resumes_to_the_result_of_an_undisturbed_run(tmp_path):
     """SIGKILL in the middle of training, as when memory runs out; then the same command again."""
     parameters = SMALL | {"steps": 120, "batch_size": 4, "baseline": "none", "shown": 1}
-    parameters["metrics"] = ["EN"]
+    parameters["metrics"] = "EN"
     whole = str(tmp_path / "whole.zarr")
     run("ablation", tmp_path / "whole.ipynb", store=whole, **parameters)
 
@@ -250,6 +250,7 @@ def test_a_killed_kernel_resumes_to_the_result_of_an_undisturbed_run(tmp_path):
     deadline = time.monotonic() + 240
     checkpoints = Path(f"{killed}.checkpoints")
     while not list(checkpoints.glob("none-*.pt")) and time.monotonic() < deadline:
+        assert launcher.poll() is None, "it ended before it had begun to learn"
         time.sleep(0.05)
     time.sleep(0.3)
     os.killpg(launcher.pid, signal.SIGKILL)
