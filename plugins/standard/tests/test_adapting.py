@@ -11,7 +11,10 @@ from fusionkit.errors import BadRequest
 from fusionkit.protocols import Pair
 
 
-def test_an_adapted_copy_has_learned_and_the_start_and_all_it_says_of_texts_stay(tmp_path):
+def test_an_adapted_copy_has_learned_and_the_start_and_all_it_says_of_texts_stay(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(adapting, "BATCH", 6)
     start = TinyClip(precision="float32")
     before = {name: value.clone() for name, value in start.towers.state_dict().items()}
     pairs = [Pair(p.name, p.visible, p.infrared) for p in Scenes(count=3, size=(48, 64))]
