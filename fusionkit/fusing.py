@@ -118,13 +118,13 @@ def fuse_files(
     if not named:
         recipe = DEFAULT if checkpoint is None else load_checkpoint(checkpoint)["recipe"]
     method = load_method(recipe, checkpoint, device=device, overrides=overrides)
-    if not named:
-        weights = "the weights it brings" if checkpoint is None else str(checkpoint)
-        say(f"fused by {recipe!r} with {weights}. {method.recipe.remark}".strip())
     for pair, target in zip(pairs, targets, strict=True):
         written = None if said is not None else texts_beside(pair.ir, method.recipe.texts)
         fuse_file(method, pair.ir, pair.vi, target, written or said)
         progress(str(target))
+    if not named:
+        weights = "the weights it brings" if checkpoint is None else str(checkpoint)
+        say(f"fused by {recipe!r} with {weights}. {method.recipe.remark}".strip())
     return targets
 
 
