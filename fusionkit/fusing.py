@@ -114,8 +114,8 @@ def fuse_files(
         targets = [output / f"{pair.name}{SUFFIX}" for pair in pairs]
     else:
         targets = [output / f"{pairs[0].vi.stem}{SUFFIX}" if output.is_dir() else output]
-    named = recipe is not None
-    if not named:
+    named = recipe is not None or checkpoint is not None
+    if recipe is None:
         recipe = DEFAULT if checkpoint is None else load_checkpoint(checkpoint)["recipe"]
     method = load_method(recipe, checkpoint, device=device, overrides=overrides)
     for pair, target in zip(pairs, targets, strict=True):
@@ -123,8 +123,7 @@ def fuse_files(
         fuse_file(method, pair.ir, pair.vi, target, written or said)
         progress(str(target))
     if not named:
-        weights = "the weights it brings" if checkpoint is None else str(checkpoint)
-        say(f"fused by {recipe!r} with {weights}. {method.recipe.remark}".strip())
+        say(f"fused by {recipe!r} with the weights it brings. {method.recipe.remark}".strip())
     return targets
 
 
