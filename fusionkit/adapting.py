@@ -27,7 +27,7 @@ from fusionkit.statistics import paired_difference
 
 FEWEST = 5
 """Held-out pairs that must show a label for it to be measured."""
-ENCODER, NETWORK = "encoder.safetensors", "network.pt"
+ENCODER, START, NETWORK = "encoder.safetensors", "start.pt", "network.pt"
 
 Values = Mapping[str, Mapping[str, float]]
 """Measure -> pair -> value."""
@@ -69,9 +69,11 @@ class Adaptation:
         print(f"folder    {self.folder}", flush=True)
 
     def _own_folder(self, given: Mapping[str, Any]) -> None:
-        """Refuse a folder that was made with other parameters, unless it is to be replaced."""
+        """Refuse a folder of something else, or of other parameters unless it is to be replaced."""
         what = {k: v for k, v in given.items() if k not in ("output", "resume", "store")}
         note = self.folder / "adapt.json"
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not note.is_file():
+            raise BadRequest(f"{self.folder} holds something else already: choose another output.")
         if self.p.resume and note.is_file():
             before = json.loads(note.read_text(encoding="utf-8"))
             other = sorted(k for k in {*before, *what} if before.get(k) != what.get(k))
@@ -81,7 +83,7 @@ class Adaptation:
                     "another output, or resume=False to replace it."
                 )
         else:
-            for name in (ENCODER, NETWORK):
+            for name in (ENCODER, START, NETWORK):
                 (self.folder / name).unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(what, indent=1) + "\n", encoding="utf-8")
@@ -121,7 +123,9 @@ class Adaptation:
     @cached_property
     def bench(self) -> Bench:
         """The run in which the network learns; needs the adapted encoder."""
-        start = self.before.save(self.folder / "start.pt")
+        start = self.folder / START
+        if not start.is_file():  # a run that is taken up must find the very file it began with
+            self.before.save(start)
         path = self.p.store or str(self.folder / "run.zarr")
         return Bench.adapting(self.p, self.recipe, str(start), path)
 

@@ -92,5 +92,9 @@ def test_a_folder_of_another_adaptation_is_refused_unless_it_is_to_be_replaced(
     with pytest.raises(BadRequest, match="another seed"):
         Adaptation(AdaptParameters(output=str(tmp_path), seed=2))
     assert (tmp_path / adapting.ENCODER).exists()
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / adapting.NETWORK).touch()
+    with pytest.raises(BadRequest, match="something else"):
+        Adaptation(AdaptParameters(output=str(tmp_path / "else"), resume=False))
     Adaptation(AdaptParameters(output=str(tmp_path), seed=2, resume=False))
     assert not (tmp_path / adapting.ENCODER).exists()

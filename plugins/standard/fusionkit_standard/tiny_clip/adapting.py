@@ -19,6 +19,7 @@ Learning", CVPR 2018.
 import copy
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def adapt(
 
 
 def save(encoder: TinyClip, path: str | Path) -> None:
-    """Weights in half precision, with the vocabulary beside them."""
+    """Weights in half precision, whole or not at all, with the vocabulary beside them."""
     path = Path(path)
     state = {
         name: value.detach().cpu().half() if value.is_floating_point() else value.cpu()
@@ -139,7 +140,9 @@ def save(encoder: TinyClip, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     words = json.dumps(list(encoder.tokenizer.vocabulary), indent=0) + "\n"
     path.with_name("vocabulary.json").write_text(words, encoding="utf-8")
-    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: value.contiguous() for name, value in state.items()}, beside)
+    os.replace(beside, path)
 
 
 class Objective:
