@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def wheel(source, folder):
 def test_a_wheel_is_found_used_in_an_ablation_and_gone_after_uninstalling(tmp_path):
     home = scaffold.new("my-gate", "modulation", tmp_path)
     wheels = wheel(ROOT, tmp_path / "host"), wheel(home, tmp_path / "plugin")
+    with zipfile.ZipFile(wheels[0]) as packed:
+        assert "fusionkit_standard/words.safetensors" in packed.namelist()
 
     # A fresh environment; what the host depends on is lent by this one.
     venv.create(tmp_path / "env", with_pip=False)

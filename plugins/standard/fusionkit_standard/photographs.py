@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fusionkit.color import luma
 from fusionkit.control import psnr
+from fusionkit.guides import GuideCache, enlarge
 from fusionkit.methods import Method
 from fusionkit.protocols import Pair
 from fusionkit.training import build_task
@@ -48,9 +49,9 @@ def on_pairs(
     method: Method,
     pairs: Sequence[Pair],
     *,
-    damages: Sequence[str] = tuple(BASIC),
-    damaged: int = 12,
-    new_words: int = 4,
+    damages: Sequence[str] | None = None,
+    damaged: int = 8,
+    new_words: int = 3,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """All measures of a method, by measure and pair.
@@ -58,7 +59,7 @@ def on_pairs(
     Args:
         method: its task is a :class:`~fusionkit_standard.control.ControlTask`.
         pairs: photographs, with boxes where things are measured.
-        damages: what is done to them.
+        damages: what is done to them; by default all that the task of the method repairs.
         damaged: how many pairs are damaged, spread over all.
         new_words: how many unseen requests for each thing and repair.
         seed: of the damage.
@@ -81,9 +82,10 @@ def on_pairs(
         for pair in pairs:
             keep(label, pair, _thing(method, pair, label, unseen(label)))
     if damaged:
+        task = build_task(method, [])
         chosen = pairs[:: max(1, len(pairs) // damaged)][:damaged]
-        repair = partial(_repair, method, build_task(method, []).mixture)
-        for name in damages:
+        repair = partial(_repair, method, task.mixture)
+        for name in task.damages if damages is None else damages:
             for k, pair in enumerate(chosen):
                 keep(name, pair, repair(pair, name, unseen(name), seed + k))
     return found
@@ -158,5 +160,10 @@ def _repair(
 
 
 def _answers(method: Method, infrared: Tensor, visible: Tensor, prompts: Sequence[str]) -> Tensor:
-    """The pair under every prompt, ``(len(prompts), 3, H, W)``."""
-    return torch.cat([method.fuse(infrared[None], visible[None], p) for p in prompts]).cpu()
+    """The pair under every prompt, ``(len(prompts), 3, H, W)``; guides look at it once."""
+    count, size = len(prompts), tuple(visible.shape[-2:])
+    cache = GuideCache(method.guides, [Pair("", visible, infrared)], prompts)
+    maps = cache(0, prompts) if cache else {}
+    guides = {name: enlarge(values, size) for name, values in maps.items()}
+    pictures = (picture.expand(count, -1, -1, -1) for picture in (infrared, visible))
+    return method.fuse(*pictures, list(prompts), guides=guides).cpu()

@@ -49,11 +49,13 @@ def words() -> Recipe:
     return base.model_copy(
         update={
             "name": "words",
+            "network": Part(name="compact", options={"guides": ["heatmap"]}),
             "guides": (Part(name="heatmap"),),
-            "stages": (stage.model_copy(update={"crop": 80, "steps": 4000}),),
+            "weights": {**base.weights, "region": 1.0},
+            "stages": (stage.model_copy(update={"steps": 2400}),),
             "task": WordsTask,
             "checkpoint": "fusionkit_standard:words.safetensors",
-            "remark": "It knows persons, vehicles, buildings, trees and eight kinds of damage, "
+            "remark": "It knows persons, vehicles, buildings, trees and seven kinds of damage, "
             "from rendered scenes alone; plugins/standard/MODEL_CARD.md has its limits.",
         }
     )

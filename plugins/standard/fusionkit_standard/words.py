@@ -9,7 +9,8 @@ The requests are those of :mod:`fusionkit_standard.control`; what differs:
 * Every phrasing that training may see is drawn from, each pair being asked by a few of each kind.
 * A request may name what is not there, and then wants plain fusion.
 * In a share of the samples the thing is wanted where the map of the prompt is, not where it truly
-  is: the network learns to believe its map also where a picture looks unlike any rendered one.
+  is, and maps are made fainter at random: the network learns to believe its map where a picture
+  looks unlike any rendered one, and where the encoder is less sure.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from fusionkit.batch import Batch
 from fusionkit.color import luma, recolor
 from fusionkit.guides import GuideCache, enlarge
 from fusionkit.protocols import Pair
@@ -32,10 +34,8 @@ from fusionkit_standard.control import (
     _pick,
     _uniform,
 )
-from fusionkit_standard.degradations import BASIC
 from fusionkit_standard.scenes.texts import GROUPS, PLAIN
 
-REPAIRS = tuple(BASIC)
 RAISE = 0.5
 """Power of the luma of what is asked for."""
 
@@ -46,7 +46,9 @@ class WordsTask(ControlTask):
     Args:
         phrasings: requests of each kind that one pair is asked by; over many pairs all are used.
         follow: share of highlight samples that take the map of the prompt for the truth.
-        randomise: share of the pairs whose look is changed. Only while training, on crops.
+        repair_share: share of repair samples.
+        randomise: how likely a pair gets another look, change by change. Only while training, on
+            crops.
         **options: of :class:`~fusionkit_standard.control.ControlTask`.
     """
 
@@ -59,14 +61,14 @@ class WordsTask(ControlTask):
         crop: int | None = 64,
         phrasings: int = 3,
         follow: float = 0.25,
+        repair_share: float = 0.5,
         randomise: float = 0.8,
-        degradations: Sequence[str] = REPAIRS,
         **options: Any,
     ) -> None:
         self.phrasings, self.follow = phrasings, follow
         if crop is not None and randomise:
             pairs = [changed(pair, i, randomise) for i, pair in enumerate(pairs)]
-        super().__init__(pairs=pairs, crop=crop, degradations=degradations, **options)
+        super().__init__(pairs=pairs, crop=crop, repair_share=repair_share, **options)
         self.askable = [e for e in self.examples if e.masks] if crop else self.askable
 
     def mixture(self, visible: Tensor, infrared: Tensor) -> Tensor:
@@ -95,6 +97,14 @@ class WordsTask(ControlTask):
         return lambda i, prompts: (
             caches[i](0, prompts) if self.said[i].keys() >= set(prompts) else {}
         )
+
+    def _assemble(self, parts: Sequence[dict], generator: torch.Generator) -> Batch:
+        batch = super()._assemble(parts, generator)
+        if self.crop is None:
+            return batch
+        faint = 0.3 + 0.7 * torch.rand(len(parts), 1, 1, 1, generator=generator)
+        faint = faint.repeat_interleave(2, 0)
+        return batch.replace(guides={name: maps * faint for name, maps in batch.guides.items()})
 
     def _own(self, group: Sequence[str], index: int) -> list[str]:
         """The requests of a group that a pair is asked by."""
@@ -136,7 +146,8 @@ class WordsTask(ControlTask):
         masks = torch.stack([mask, other]).float()
         if _uniform(generator) < self.follow:
             maps = self.maps(example.index, prompts)
-            masks = enlarge(maps["heatmap"], tuple(mask.shape[-2:])) if maps else masks
+            if "heatmap" in maps:
+                masks = (2 * enlarge(maps["heatmap"], tuple(mask.shape[-2:]))).clamp(0, 1)
         masks = list(_cut(masks, window))
         if _uniform(generator) < 0.5:
             prompts, masks = prompts[::-1], masks[::-1]
@@ -184,11 +195,11 @@ def changed(pair: Pair, index: int, share: float) -> Pair:
         wide = _mean(infrared, 2 * _integer(12, generator) + 9)
         infrared = torch.lerp(infrared, 0.5 + draw(0.7, 1.6) * (infrared - wide), draw(0.3, 1))
     if chosen(0.5):
-        infrared = infrared * draw(0.6, 1) + draw(0, 0.3)
+        infrared = infrared * draw(0.75, 1) + draw(0, 0.15)
     if chosen(0.7):
         visible = curve(visible, generator)
     if chosen(0.4):
-        visible = visible * draw(0.5, 1) + draw(0, 0.25)
+        visible = visible * draw(0.7, 1) + draw(0, 0.15)
     if chosen(0.6):  # down to no colour at all
         grey = luma(visible)
         visible = (
@@ -198,15 +209,15 @@ def changed(pair: Pair, index: int, share: float) -> Pair:
         )
     pictures = []
     for picture in (visible, infrared):
-        if chosen(0.4):
-            size = [max(16, round(s * draw(0.45, 0.9))) for s in picture.shape[-2:]]
+        if chosen(0.25):
+            size = [max(16, round(s * draw(0.55, 0.9))) for s in picture.shape[-2:]]
             small = interpolate(picture, size, mode="bilinear", antialias=True)
             picture = interpolate(small, picture.shape[-2:], mode="bicubic")
         if chosen(0.4):
             picture = picture + draw(0.2, 1) * (picture - _mean(picture, 3))
         if chosen(0.5):
             noise = torch.randn(picture[:, :1].shape, generator=generator)
-            picture = picture + draw(0.005, 0.03) * noise
+            picture = picture + draw(0.002, 0.012) * noise
         pictures.append(picture.clamp(0, 1)[0].contiguous())
     return replace(pair, visible=pictures[0], infrared=pictures[1])
 
