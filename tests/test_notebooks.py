@@ -28,6 +28,10 @@ SMALL = {"steps": 12, "train_pairs": 12, "test_pairs": 6, "questions": 6, "shown
 TRAIN_SMALL = {k: v for k, v in SMALL.items() if k != "steps"} | {"overrides": {"steps": 12}}
 COMPARE_SMALL = SMALL | {"metrics": ["EN", "SD"]}
 INSTRUCT_SMALL = {"steps": 8, "train_pairs": 4, "overrides": {"refine_options.max_steps": 3}}
+ADAPT_SMALL = {
+    "image_size": 96, "train_pairs": 4, "test_pairs": 2, "encoder_steps": 1, "steps": 2,
+    "batch_size": 4, "questions": 2, "shown": 1, "metrics": ["EN"],
+}  # fmt: skip
 DEGRADE_SMALL = {"degradations": ["haze+ir-noise", "jpeg"], "pairs": 2, "image_size": 64}
 
 pytestmark = pytest.mark.notebook
@@ -276,6 +280,21 @@ def _kill_kernels_of(path):
             except ProcessLookupError:
                 continue
     time.sleep(0.5)
+
+
+def test_adapt_leaves_an_encoder_and_a_network_that_fuse_and_says_what_they_add(tmp_path):
+    folder = tmp_path / "own"
+    out = run("adapt", tmp_path / "adapt.ipynb", output=str(folder), **ADAPT_SMALL)
+    assert "to 4 pairs of 'scenes' without labels" in out.read_text(encoding="utf-8")
+    assert store.run_info(str(folder / "run.zarr"))["status"] == "complete"
+    table = pd.read_csv(folder / "table.csv", index_col=0)
+    assert {"before", "after", "difference", "low", "high"} <= set(table.columns)
+    assert any("gain dB" in name for name in table.index)
+    method = fk.load_method("words", folder / "network.pt", device="cpu")
+    assert method.recipe.encoder.options["weights"] == str(folder / "encoder.safetensors")
+    shipped = fk.load_method("words", device="cpu").encoder.towers.state_dict()
+    adapted = method.encoder.towers.state_dict()
+    assert any(not (shipped[name] == adapted[name]).all() for name in shipped)
 
 
 def test_degrade_shows_damages_and_writes_a_set_that_is_read_again(tmp_path):
