@@ -6,7 +6,8 @@ import pytest
 
 
 @pytest.mark.notebook
-def test_the_notebook_makes_weights_and_shows_what_comes_back(tmp_path):
+def test_the_notebook_makes_weights_and_shows_what_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSIONKIT_DATA", str(tmp_path))  # photographs would take half a minute
     notebook = Path(__file__).resolve().parents[1] / "autoencoder.ipynb"
     weights = tmp_path / "autoencoder.safetensors"
     papermill.execute_notebook(
