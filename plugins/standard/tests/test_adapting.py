@@ -46,6 +46,13 @@ def test_the_picture_that_tells_more_is_believed_more():
     assert belief == pytest.approx([0, 2, -1], abs=0.05)
 
 
+def test_a_class_keeps_its_share_of_the_maps():
+    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(2)) * 3 - 2
+    shares = torch.tensor([0.01, 0.2, 0.7])
+    shifted = logits + adapting._shift(logits, shares)[:, None]
+    assert shifted.sigmoid().mean(1) == pytest.approx(shares, abs=1e-4)
+
+
 def test_a_view_and_its_target_are_cut_and_mirrored_alike():
     pattern = F.interpolate(
         torch.rand(1, 1, 5, 7, generator=torch.Generator().manual_seed(1)), (80, 112)

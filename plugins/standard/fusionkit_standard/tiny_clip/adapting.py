@@ -46,15 +46,13 @@ BATCH = 16
 REPLAY = 4
 """Scenes among the pictures of a step."""
 RATE = 3e-4
-SCENES, BELIEF = 200, 60
+SCENES, BELIEF = 120, 40
 """Scenes that are shown again, and those of them that tell which picture to believe."""
 SCALES = (0.75, 1.25)
 """Sizes at which the teacher reads, in units of the encoder's own reading size."""
 EMPTY = 4
 """Texts of a step that name nothing and want an empty map."""
 DAMAGES = tuple(name for name in BASIC if name != "haze")  # haze is a matter of distance
-SHAPES = ((1.0, 0.75), (0.75, 1.0), (0.6, 1.0))
-"""Height and width of views in units of their longest side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def adapt(
     encoder: TinyClip,
     pairs: Sequence[Pair],
     *,
-    steps: int = 200,
+    steps: int = 120,
     seconds: float | None = None,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
@@ -93,16 +91,16 @@ def adapt(
     """
     if not len(pairs):
         raise BadRequest("there is no pair to adapt tiny-clip to.")
-    scenes = Scenes(split="validation", count=min(SCENES, 4 * steps), size=(128, 160)).prepare()
+    scenes = Scenes(split="validation", count=min(SCENES, 4 * steps), size=(192, 256)).prepare()
     teacher = Teacher(encoder, scenes[:BELIEF])
-    lessons = [teacher.lesson(pair) for pair in pairs]
+    lessons = teacher.lessons(pairs)
     known = [Lesson(scene.visible, scene.infrared, truth(scene)) for scene in scenes]
     if say:
         say(f"has read {len(pairs)} pairs; learns from them and from {len(known)} scenes")
     student = copy.deepcopy(encoder)
     learning = student.towers.image.requires_grad_(True)
     optimizer = torch.optim.AdamW(learning.parameters(), lr=RATE, weight_decay=0.01)
-    shares = torch.stack([lesson.target.mean((1, 2)) for lesson in lessons]).mean(0)
+    shares = torch.stack([lesson.target.mean((1, 2)) for lesson in (*lessons, *known)]).mean(0)
     objective = Objective(encoder, shares)
     start, sums = time.perf_counter(), np.zeros(2)
     for step in range(steps):
@@ -201,12 +199,24 @@ class Teacher:
             torch.cat([w.flatten(1) for w in wanted], 1),
         )
 
-    def lesson(self, pair: Pair) -> Lesson:
-        """The pair with the map of every class that both pictures together give."""
-        visible, infrared = self.readings(pair)
+    def lessons(self, pairs: Sequence[Pair]) -> list[Lesson]:
+        """The pairs with the map of every class that both pictures together give.
+
+        Each class keeps the share of all maps that it had in the mean of both readings: on another
+        camera the fitted constant would make it fade or spread.
+        """
         by_visible, by_infrared, constant = self.belief.T[..., None, None]
-        logits = by_visible * visible + by_infrared * infrared + constant
-        return Lesson(pair.visible, pair.infrared, logits.sigmoid())
+        logits, shares = [], []
+        for pair in pairs:
+            visible, infrared = self.readings(pair)
+            logits.append(by_visible * visible + by_infrared * infrared + constant)
+            shares.append((visible.sigmoid() + infrared.sigmoid()).mean((1, 2)) / 2)
+        every = torch.cat([found.flatten(1) for found in logits], 1)
+        shift = _shift(every, torch.stack(shares).mean(0))[:, None, None]
+        return [
+            Lesson(pair.visible, pair.infrared, (found + shift).sigmoid())
+            for pair, found in zip(pairs, logits, strict=True)
+        ]
 
     @torch.no_grad()
     def readings(self, pair: Pair) -> Tensor:
@@ -224,6 +234,16 @@ class Teacher:
             logits = (logits[:2] + logits[2:].flip(-1)) / 2
             found.append(_resized(logits, [side // FINE for side in size]))
         return torch.stack(found).mean(0).cpu()
+
+
+def _shift(logits: Tensor, shares: Tensor) -> Tensor:
+    """What to add to logits ``(C, N)`` so that the mean scores are ``shares (C,)``; by halving."""
+    low, high = torch.full_like(shares, -10), torch.full_like(shares, 10)
+    for _ in range(20):
+        middle = (low + high) / 2
+        above = (logits + middle[:, None]).sigmoid().mean(1) > shares
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return (low + high) / 2
 
 
 def _fitted(readings: Tensor, wanted: Tensor) -> Tensor:
@@ -266,13 +286,14 @@ def views(
 ) -> tuple[Tensor, Tensor]:
     """The lessons as a camera might show them: ``(B, 3, h, w)`` and targets ``(B, 12, h/4, w/4)``.
 
-    A window of 50 to 100 % of the pair, mirrored or not, at a common size of 50 to 80 % of what
-    the encoder reads; one picture of the pair, or in 15 % both mixed; another exposure; noise, or
-    in 15 % a degradation.
+    Half of them whole, half a window of 50 to 100 %, mirrored or not, in the shape of the first
+    and at 65 to 100 % of what the encoder reads; one picture of the pair, or in 15 % both mixed;
+    another exposure; noise, or in 15 % a degradation.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    shape, longest = SHAPES[rng.integers(len(SHAPES))], longest * rng.choice((0.5, 0.65, 0.8))
-    size = [max(32, ImageTower.stride * round(longest * s / ImageTower.stride)) for s in shape]
+    shape = lessons[0].visible.shape[-2:]
+    scale = longest * rng.choice((0.65, 0.8, 1.0)) / max(shape)
+    size = [max(32, ImageTower.stride * round(s * scale / ImageTower.stride)) for s in shape]
     pictures, targets = [], []
     for lesson in lessons:
         window = _window(lesson.visible.shape[-2:], size, rng)
@@ -317,7 +338,8 @@ def _window(
     full: Sequence[int], size: Sequence[int], rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
     """Top, bottom, left, right of a window of the shape of ``size``, as shares of the pair."""
-    fit = rng.uniform(0.5, 1) * min(whole / side for whole, side in zip(full, size, strict=True))
+    share = rng.uniform(0.5, 1) if rng.random() < 0.5 else 1.0
+    fit = share * min(whole / side for whole, side in zip(full, size, strict=True))
     edges: list[float] = []
     for whole, side in zip(full, size, strict=True):
         first = rng.uniform(0, whole - side * fit)
