@@ -52,7 +52,7 @@ def words() -> Recipe:
             "network": Part(name="compact", options={"guides": ["heatmap"]}),
             "guides": (Part(name="heatmap"),),
             "weights": {**base.weights, "region": 1.0},
-            "stages": (stage.model_copy(update={"steps": 2400}),),
+            "stages": (stage.model_copy(update={"steps": 4000}),),
             "task": WordsTask,
             "checkpoint": "fusionkit_standard:words.safetensors",
             "remark": "It knows persons, vehicles, buildings, trees and seven kinds of damage, "

@@ -4,13 +4,12 @@ The requests are those of :mod:`fusionkit_standard.control`; what differs:
 
 * Plain fusion takes, around each pixel, more of the picture that has more contrast there or is
   brighter, and keeps the colours of the visible one.
-* What is asked for is brought out: the root of the brighter of both pictures, in visible colours.
+* What is asked for is brought out: the root of the brighter of both pictures, in visible colours;
+  the rest of the picture steps back to 0.8 of its brightness.
 * The look of each pair is changed at random, once: curves, contrast, colour, noise, sharpness.
 * Every phrasing that training may see is drawn from, each pair being asked by a few of each kind.
-* A request may name what is not there, and then wants plain fusion.
-* In a share of the samples the thing is wanted where the map of the prompt is, not where it truly
-  is, and maps are made fainter at random: the network learns to believe its map where a picture
-  looks unlike any rendered one, and where the encoder is less sure.
+* A request may name what is not there; then nothing is brought out.
+* Maps are made fainter at random: on photographs an encoder is less sure of what it sees.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from fusionkit.batch import Batch
 from fusionkit.color import luma, recolor
-from fusionkit.guides import GuideCache, enlarge
+from fusionkit.guides import GuideCache
 from fusionkit.protocols import Pair
 from fusionkit_standard.control import (
     NAMES,
@@ -38,6 +37,8 @@ from fusionkit_standard.scenes.texts import GROUPS, PLAIN
 
 RAISE = 0.5
 """Power of the luma of what is asked for."""
+REST = 0.8
+"""What is left of all that was not asked for, where something was."""
 
 
 class WordsTask(ControlTask):
@@ -45,7 +46,6 @@ class WordsTask(ControlTask):
 
     Args:
         phrasings: requests of each kind that one pair is asked by; over many pairs all are used.
-        follow: share of highlight samples that take the map of the prompt for the truth.
         repair_share: share of repair samples.
         randomise: how likely a pair gets another look, change by change. Only while training, on
             crops.
@@ -60,12 +60,11 @@ class WordsTask(ControlTask):
         pairs: Sequence[Pair],
         crop: int | None = 64,
         phrasings: int = 3,
-        follow: float = 0.25,
         repair_share: float = 0.5,
         randomise: float = 0.8,
         **options: Any,
     ) -> None:
-        self.phrasings, self.follow = phrasings, follow
+        self.phrasings = phrasings
         if crop is not None and randomise:
             pairs = [changed(pair, i, randomise) for i, pair in enumerate(pairs)]
         super().__init__(pairs=pairs, crop=crop, repair_share=repair_share, **options)
@@ -100,6 +99,12 @@ class WordsTask(ControlTask):
 
     def _assemble(self, parts: Sequence[dict], generator: torch.Generator) -> Batch:
         batch = super()._assemble(parts, generator)
+        prompts, damages = batch.prompts, batch.labels["damage"]
+        named = [i for i, p in enumerate(prompts) if p not in PLAIN and not damages[i]]
+        if named:  # the rest steps back
+            mixture = self.mixture(batch.visible[named], batch.infrared[named])
+            around = 1 - batch.targets["mask"][named]
+            batch.targets["fused"][named] -= (1 - REST) * around * mixture
         if self.crop is None:
             return batch
         faint = 0.3 + 0.7 * torch.rand(len(parts), 1, 1, 1, generator=generator)
@@ -143,12 +148,7 @@ class WordsTask(ControlTask):
         else:
             group = PLAIN
         prompts = [self._say(g, example, generator) for g in (self.requests[first], group)]
-        masks = torch.stack([mask, other]).float()
-        if _uniform(generator) < self.follow:
-            maps = self.maps(example.index, prompts)
-            if "heatmap" in maps:
-                masks = (2 * enlarge(maps["heatmap"], tuple(mask.shape[-2:]))).clamp(0, 1)
-        masks = list(_cut(masks, window))
+        masks = [_cut(mask, window), _cut(other, window)]
         if _uniform(generator) < 0.5:
             prompts, masks = prompts[::-1], masks[::-1]
         return {"example": example, "window": window, "prompts": prompts, "masks": masks}

@@ -10,7 +10,7 @@ from fusionkit_standard import photographs
 from fusionkit_standard.datasets import Scenes
 from fusionkit_standard.scenes.texts import PLAIN, held_out_prompts, highlight_prompts
 from fusionkit_standard.tiny_clip.encoder import WEIGHTS
-from fusionkit_standard.words import WordsTask, changed, plain
+from fusionkit_standard.words import REST, WordsTask, changed, plain
 from safetensors import safe_open
 
 from fusionkit import cli
@@ -62,21 +62,23 @@ def test_a_changed_look_is_a_function_of_the_index_and_moves_nothing(scenes):
     assert torch.equal(changed(pair, 3, 0.0).visible, pair.visible)
 
 
-def test_a_thing_that_is_not_there_wants_plain_fusion(registry, scenes):
+def test_what_is_named_is_brought_out_and_the_rest_steps_back(registry, scenes):
     task = WordsTask(pairs=scenes, registry=registry, crop=48, repair_share=0, randomise=0)
     batch = task.sample(64, torch.Generator().manual_seed(0))
-    mixture, wanted = task.mixture(batch.visible, batch.infrared), batch.targets["fused"]
-    by_name = {pair.name: pair for pair in scenes}
-    asked = 0
-    for row, (name, prompt) in enumerate(zip(batch.names, batch.prompts, strict=True)):
-        absent = prompt in PLAIN or not any(
-            prompt in task.requests[label]
-            for label in by_name[name].masks.keys() & task.requests.keys()
-        )
-        if absent and prompt not in task.requests["vehicle"]:
-            asked += 1
-            torch.testing.assert_close(wanted[row], mixture[row])
-    assert asked > 8
+    mixture, mask = task.mixture(batch.visible, batch.infrared), batch.targets["mask"]
+    rows = zip(batch.prompts, batch.targets["fused"], mixture, mask, strict=True)
+    absent = 0
+    for prompt, wanted, plainly, inside in rows:
+        if prompt in PLAIN:
+            assert not inside.any()
+            torch.testing.assert_close(wanted, plainly)
+            continue
+        absent += not inside.any()
+        outside = (inside == 0).expand_as(wanted)
+        torch.testing.assert_close(wanted[outside], REST * plainly[outside])
+        if (here := (inside == 1).expand_as(wanted)).any():
+            assert wanted[here].mean() > plainly[here].mean()
+    assert absent > 3
 
 
 def test_no_held_out_phrasing_is_trained_on(registry, scenes):
