@@ -69,7 +69,7 @@ def test_every_word_of_the_generator_is_known(tokenizer):
 
 
 def test_a_plural_of_a_known_word_counts_as_the_word(tokenizer):
-    assert tokenizer.encode("lorrys houses") == tokenizer.encode("lorry house")
+    assert tokenizer.encode("lorrys facades") == tokenizer.encode("lorry facade")
 
 
 @pytest.mark.parametrize("text", ["giraffe", "голубь", "行人", "naïve", "x" * 500, "3.14"])
