@@ -13,6 +13,7 @@ import pytest
 import torch
 from fusionkit_standard import scenes
 from fusionkit_standard.degradations import BASIC
+from fusionkit_standard.guide import SOURCES, HeatMap
 from fusionkit_standard.scenes import texts
 from fusionkit_standard.tiny_clip import looks, training
 from fusionkit_standard.tiny_clip.encoder import VOCABULARY, WEIGHTS, TinyClip, reading_size
@@ -25,6 +26,7 @@ from fusionkit_standard.tiny_clip.measures import (
 )
 from fusionkit_standard.tiny_clip.tokenizer import Tokenizer, words
 
+from fusionkit.batch import Batch
 from fusionkit.errors import BadRequest
 from fusionkit.protocols import JointEncoder, Pair, Thing
 
@@ -285,6 +287,25 @@ def test_a_request_that_names_nothing_visible_gives_an_almost_empty_map(encoder,
 def test_held_out_requests_land_near_their_wish(encoder):
     found = wishes_understood(encoder)
     assert found["all"] > 0.6 and found["chance"] < 0.05
+
+
+def test_the_guide_combines_both_pictures_as_asked(encoder, some_scenes):
+    batch = Batch(
+        names=("a", "b"),
+        visible=visible_of(some_scenes[:2]),
+        infrared=infrared_of(some_scenes[:2]),
+        prompts=("the car", "the road"),
+    )
+    apart = [HeatMap(encoder=encoder, sources=(one,)).grid(batch, ["the car"]) for one in SOURCES]
+    first, second = (maps["heatmap"] for maps in apart)
+    mean, either = (HeatMap(encoder=encoder, combine=way) for way in ("mean", "either"))
+    torch.testing.assert_close(mean.grid(batch, ["the car"])["heatmap"], (first + second) / 2)
+    torch.testing.assert_close(
+        either.grid(batch, ["the car"])["heatmap"], first + second - first * second
+    )
+    assert (either(batch)["heatmap"] >= mean(batch)["heatmap"] - 1e-6).all()
+    with pytest.raises(BadRequest, match="mean or either"):
+        HeatMap(encoder=encoder, combine="best")
 
 
 def test_degradations_are_named_far_above_chance(encoder, some_scenes):
