@@ -321,7 +321,7 @@ class AdaptParameters(DataParameters, MachineParameters):
     overrides: Options = {"stages.0.learning_rate": 3e-4}
     """Values of the recipe by dotted path; a network that goes on wants a lower rate than one that
     begins."""
-    encoder_steps: Count = 120
+    encoder_steps: Count = 80
     """Steps of the encoder."""
     seconds: Annotated[float, Field(gt=0)] | None = None
     """The encoder's steps end after so much time, however many they were."""

@@ -69,3 +69,11 @@ def test_a_view_and_its_target_are_cut_and_mirrored_alike():
         for a, b in zip(shown, wanted[:, 0].flip(-1).flatten(1), strict=True)
     ]
     assert np.median(mirrored) < 0.5
+
+
+def test_a_window_lies_in_the_picture_whatever_the_sizes():
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        full, size = rng.integers(16, 700, 2), rng.integers(16, 300, 2)
+        top, bottom, left, right = adapting._window(full, size, rng)
+        assert 0 <= top < bottom < 1 + 1e-9 and 0 <= left < right < 1 + 1e-9

@@ -71,7 +71,7 @@ def adapt(
     encoder: TinyClip,
     pairs: Sequence[Pair],
     *,
-    steps: int = 120,
+    steps: int = 80,
     seconds: float | None = None,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
@@ -342,7 +342,7 @@ def _window(
     fit = share * min(whole / side for whole, side in zip(full, size, strict=True))
     edges: list[float] = []
     for whole, side in zip(full, size, strict=True):
-        first = rng.uniform(0, whole - side * fit)
+        first = rng.uniform(0, max(0.0, whole - side * fit))  # a hair below 0 by rounding
         edges += [first / whole, (first + side * fit) / whole]
     return tuple(edges)
 
