@@ -1,8 +1,9 @@
 """The encoder `tiny-clip`: a frozen joint text-image encoder small enough to ship in the package.
 
 It knows what the generator of `scenes` knows: street scenes, twelve kinds of thing, eight ways in
-which a picture can be degraded. It demonstrates the machinery; for claims about real photographs,
-name a real CLIP instead. What it can and cannot do is measured in ``measures.json``.
+which a picture can be degraded, and many phrasings of the wish to see or to repair them. It
+demonstrates the machinery; for claims about real photographs, name a real CLIP instead. What it can
+and cannot do is measured in ``measures.json``, on photographs too.
 
 Source: ours, after A. Radford et al., "Learning Transferable Visual Models From Natural Language
 Supervision", ICML 2021.
@@ -29,8 +30,8 @@ FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "tiny_clip.safetensors"
 VOCABULARY = FOLDER / "vocabulary.json"
 LONGEST_SIDE = 256
-"""Larger pictures are shrunk to this side, keeping their shape. Chosen on rendered scenes as large
-as photographs, see ``by_reading_size`` of ``measures``."""
+"""Larger pictures are shrunk to this side, keeping their shape. On rendered scenes as large as
+photographs all sizes from 160 to 256 rank alike, see ``by_reading_size`` of ``measures``."""
 
 
 class TinyClip(nn.Module):
