@@ -46,7 +46,7 @@ def segmentation(encoder: TinyClip, pool: Pool, modality: str) -> dict[str, Any]
     text = torch.stack([mean_text(encoder, texts.highlight_prompts(label)) for label in CLASSES])
     confusion = np.zeros((len(CLASSES), len(CLASSES)))
     for rows, image in _pictures(pool, modality):
-        logits = encoder.towers.logits(text, encoder._see(image)[1])
+        logits = encoder.towers.logits(text, encoder._see(image, encoder.longest_side)[1])
         chosen = F.interpolate(logits, image.shape[-2:], mode="bilinear").argmax(1).numpy()
         np.add.at(confusion, (pool.classes[rows].ravel(), chosen.ravel()), 1)
     hit = confusion.diagonal()
