@@ -38,9 +38,6 @@ from fusionkit.protocols import JointEncoder, Pair, Thing
 
 HELD_OUT = 900_000
 LARGEST = (LONGEST_SIDE * 3 // 32, LONGEST_SIDE // 8)  # patches of a large picture of 3 to 4
-    LONGEST_SIDE * 3 // 32,
-    LONGEST_SIDE // 8,
-)  # patches of a large picture, 3 high to 4 wide
 END = 1023
 
 
