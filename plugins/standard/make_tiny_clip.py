@@ -1,6 +1,6 @@
 """Make the weights of tiny-clip from nothing but the generator of scenes.
 
-    python plugins/standard/make_tiny_clip.py --core-seconds 2400 --threads 1 --out FOLDER
+    python plugins/standard/make_tiny_clip.py --core-seconds 3000 --threads 1 --out FOLDER
 
 Core-seconds are processor time of this process, scenes not counted; the wall clock depends on what
 else runs. A run that was stopped goes on where it was when started again with the same --cache.
@@ -91,10 +91,10 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--core-seconds", type=float, default=1800, help="processor time to train")
+    parser.add_argument("--core-seconds", type=float, default=3000, help="processor time to train")
     parser.add_argument("--steps", type=int, help="train this many steps instead")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--scenes", type=int, default=5_000, help="scenes to learn from")
+    parser.add_argument("--scenes", type=int, default=7_000, help="scenes to learn from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", help="folder that keeps scenes and the state of the run")
     parser.add_argument("--start", help="weights to go on from, with the vocabulary beside them")

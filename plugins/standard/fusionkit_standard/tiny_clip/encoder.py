@@ -187,7 +187,7 @@ def load_towers(path: Path) -> Towers:
     """
     cure = (
         "Make it with `python plugins/standard/make_tiny_clip.py --out FOLDER` in a clone of the "
-        "project (half an hour of one processor core), or install the package again."
+        "project (an hour of one processor core), or install the package again."
     )
     if not path.exists():
         raise BadRequest(f"The weights of tiny-clip are not there: {path}. {cure}")
