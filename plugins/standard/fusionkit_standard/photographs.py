@@ -50,8 +50,8 @@ def on_pairs(
     pairs: Sequence[Pair],
     *,
     damages: Sequence[str] | None = None,
-    damaged: int = 8,
-    new_words: int = 3,
+    damaged: int = 4,
+    new_words: int = 2,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """All measures of a method, by measure and pair.
