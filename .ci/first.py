@@ -15,7 +15,7 @@ from fusionkit.fusing import DEFAULT
 from fusionkit.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
-ASKED = ("make the people stand out", "highlight the cars")
+ASKED = ("make the people stand out", "brighten the dark image")
 
 
 def main() -> None:
