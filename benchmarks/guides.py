@@ -25,6 +25,7 @@ from common import report
 from torch import Tensor
 
 from fusionkit.data import collate
+from fusionkit.pointing import boxed
 from fusionkit.protocols import Pair
 from fusionkit.registry import Registry
 
@@ -97,11 +98,7 @@ def truths(pair: Pair, labels: list[str]) -> Iterator[tuple[str, Tensor]]:
         if pair.masks:
             here = pair.masks[label][0] > 0.5 if label in pair.masks else None
         else:
-            here = torch.zeros(pair.infrared.shape[-2:], dtype=torch.bool)
-            for thing in pair.things:
-                if thing.label == label:
-                    x0, y0, x1, y1 = (round(v) for v in thing.box)
-                    here[y0:y1, x0:x1] = True
+            here = boxed([t.box for t in pair.things if t.label == label], pair.infrared.shape[-2:])
         if here is not None and here.float().mean() > 0.002:
             yield label, here
 

@@ -46,17 +46,23 @@ def pointing(
 
 def where(pair: Pair, label: str) -> Tensor | None:
     """Where the thing is, ``(H, W)`` bool, from masks or else boxes; None where it is not."""
-    here = torch.zeros(pair.visible.shape[-2:], dtype=torch.bool)
     if label in pair.masks:
         here = pair.masks[label][0] > 0.5
         least = LEAST * here.numel()
     else:
+        things = () if pair.masks else pair.things
+        here = boxed([t.box for t in things if t.label == label], pair.visible.shape[-2:])
         least = 1
-        for thing in pair.things if not pair.masks else ():
-            if thing.label == label:
-                x0, y0, x1, y1 = (round(side) for side in thing.box)
-                here[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
     return here if least <= int(here.sum()) < here.numel() else None
+
+
+def boxed(boxes: Iterable[Sequence[float]], size: Sequence[int]) -> Tensor:
+    """What lies in any of the boxes (x0, y0, x1, y1), in pixels: ``(H, W)`` bool of that size."""
+    inside = torch.zeros(*size, dtype=torch.bool)
+    for box in boxes:
+        x0, y0, x1, y1 = (max(round(side), 0) for side in box)
+        inside[y0:y1, x0:x1] = True
+    return inside
 
 
 def area(heat: Tensor, mask: Tensor) -> float:

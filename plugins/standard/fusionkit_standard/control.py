@@ -28,6 +28,7 @@ from fusionkit.control import Question
 from fusionkit.errors import BadRequest
 from fusionkit.guides import GuideCache, enlarge
 from fusionkit.methods import create
+from fusionkit.pointing import boxed
 from fusionkit.protocols import Guide, JointEncoder, Pair
 from fusionkit.registry import Registry
 from fusionkit_standard.photographs import on_pairs
@@ -283,14 +284,11 @@ class ControlTask:
 
     def _boxed(self, example: Example) -> Iterator[dict]:
         height, width = example.pair.visible.shape[-2:]
-        masks: dict[str, Tensor] = {}
+        boxes: dict[str, list] = {}
         for thing in example.pair.things:
             if thing.label in NAMES:
-                mask = masks.setdefault(
-                    thing.label, torch.zeros(1, height, width, dtype=torch.bool)
-                )
-                x0, y0, x1, y1 = (round(v) for v in thing.box)
-                mask[:, max(y0, 0) : y1, max(x0, 0) : x1] = True
+                boxes.setdefault(thing.label, []).append(thing.box)
+        masks = {name: boxed(found, (height, width))[None] for name, found in boxes.items()}
         empty = torch.zeros(1, height, width, dtype=torch.bool)
         window = (slice(0, height), slice(0, width))
         masks = {name: mask for name, mask in masks.items() if mask.any()}  # shrunk to nothing
@@ -309,7 +307,7 @@ class ControlTask:
             }  # fmt: skip
 
     def _question(self, kind: str, batch: Batch, *, boxes: bool) -> Question:
-        first, second = (_rows(batch, slice(k, None, 2)) for k in (0, 1))
+        first, second = (batch.rows(slice(k, None, 2)) for k in (0, 1))
         if kind == "highlight":
             return Question("highlight", first, second, boxes=boxes)
         mixture = self.mixture(first.visible, first.infrared)
@@ -421,18 +419,6 @@ def _alike(parts: Sequence[dict], chunk: int) -> Iterator[list[dict]]:
 def _swapped(rows: Tensor) -> Tensor:
     """What the scene's other prompt has: rows 2k and 2k+1 exchanged."""
     return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    return batch.replace(
-        visible=batch.visible[rows],
-        infrared=batch.infrared[rows],
-        prompts=batch.prompts[rows],
-        guides={k: v[rows] for k, v in batch.guides.items()},
-        targets={k: v[rows] for k, v in batch.targets.items()},
-        labels={k: v[rows] for k, v in batch.labels.items()},
-        names=batch.names[rows],
-    )
 
 
 def _cut(picture: Tensor, window: tuple[slice, slice]) -> Tensor:

@@ -27,6 +27,7 @@ from fusionkit.color import luma
 from fusionkit.control import psnr
 from fusionkit.guides import GuideCache, enlarge
 from fusionkit.methods import Method
+from fusionkit.pointing import boxed
 from fusionkit.protocols import Pair
 from fusionkit.training import build_task
 from fusionkit_standard.degradations import BASIC
@@ -128,13 +129,14 @@ def _thing(method: Method, pair: Pair, label: str, new_words: Sequence[str]) -> 
 
 def frames(boxes: Sequence[Sequence[float]], pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """Inside of boxes, and the frames around them as wide as each box: ``(H, W)`` bool each."""
-    inside, ring = np.zeros((2, *pair.visible.shape[-2:]), bool)
+    grown = []
     for box in boxes:
         x0, y0, x1, y1 = (round(side) for side in box)
         wide = x1 - x0
-        inside[max(y0, 0) : y1, max(x0, 0) : x1] = True
-        ring[max(y0 - wide, 0) : y1 + wide, max(x0 - wide, 0) : x1 + wide] = True
-    return inside, ring & ~inside
+        grown.append((x0 - wide, y0 - wide, x1 + wide, y1 + wide))
+    size = pair.visible.shape[-2:]
+    inside, around = boxed(boxes, size).numpy(), boxed(grown, size).numpy()
+    return inside, around & ~inside
 
 
 def _repair(

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata
 from torch import Tensor
 
+from fusionkit.pointing import area as area_inside
+from fusionkit.pointing import boxed
 from fusionkit.protocols import Pair
 from fusionkit_standard.degradations import BASIC
 from fusionkit_standard.depth import guess
@@ -211,11 +212,7 @@ def on_photographs(encoder: TinyClip, pairs: Sequence[Pair]) -> dict[str, Any]:
             fused = torch.lerp(pair.infrared.expand(3, -1, -1), pair.visible, VISIBLE_SHARE)
             pictures = torch.stack([pair.visible, pair.infrared.expand_as(fused), fused])
             maps = encoder.heatmap([f"the {label}"], pictures)[:, 0]
-            inside = torch.zeros(maps.shape[-2:], dtype=torch.bool)
-            for thing in pair.things:
-                if thing.label == label:
-                    x0, y0, x1, y1 = (round(side) for side in thing.box)
-                    inside[y0:y1, x0:x1] = True
+            inside = boxed([t.box for t in pair.things if t.label == label], maps.shape[-2:])
             for source, heat in {
                 **dict(zip(("visible", "infrared", "fused"), maps, strict=True)),
                 "both": maps[:2].mean(0),
@@ -310,12 +307,9 @@ def mean_text(encoder: TinyClip, prompts: Sequence[str]) -> Tensor:
 
 def area_under_curve(heat: np.ndarray, mask: np.ndarray) -> float:
     """Probability that a pixel inside outranks one outside; NaN when one of the two is empty."""
-    inside = int(mask.sum())
-    outside = mask.size - inside
-    if not inside or not outside:
+    if mask.all() or not mask.any():
         return float("nan")
-    ranks = rankdata(heat.ravel())[mask.ravel()].sum()
-    return float((ranks - inside * (inside + 1) / 2) / (inside * outside))
+    return area_inside(torch.from_numpy(heat), torch.from_numpy(mask))
 
 
 def calibration_error(score: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
