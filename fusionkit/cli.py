@@ -332,8 +332,12 @@ def guides(guide: str, assignments: tuple[str, ...], **options: Any) -> None:
     help="With --check FOLDER: the texts too, laid out as folder, ivt or vlf.",
 )  # fmt: skip
 def datasets(
-    as_json: bool, download: str | None, to: str | None, checked: str | None,
-    data_root: str | None, texts: str | None,
+    as_json: bool,
+    download: str | None,
+    to: str | None,
+    checked: str | None,
+    data_root: str | None,
+    texts: str | None,
 ) -> int:
     """List the known data sets: what is expected where, licence, source, and whether it is there.
 
@@ -421,8 +425,15 @@ def info(store: str, as_json: bool) -> None:
     help="An option of the captioner; repeat for more.",
 )  # fmt: skip
 def annotate(
-    captioner: str, output: str, dataset: str, data_root: str | None, split: str,
-    count: int | None, layout: str | None, set_name: str | None, pictures: bool,
+    captioner: str,
+    output: str,
+    dataset: str,
+    data_root: str | None,
+    split: str,
+    count: int | None,
+    layout: str | None,
+    set_name: str | None,
+    pictures: bool,
     assignments: tuple[str, ...],
 ) -> None:
     """Describe the pairs of a data set with CAPTIONER and keep the texts as files.

@@ -180,9 +180,7 @@ class Recipe(_Data):
             if len(keys) == 1 and keys[0] in Stage.model_fields and keys[0] not in data:
                 for stage in data["stages"]:
                     if keys[0] == "batch_size" and not parts_given:
-                        stage["accumulate"] = parts(
-                            value, stage["batch_size"], stage["accumulate"]
-                        )
+                        stage["accumulate"] = parts(value, stage["batch_size"], stage["accumulate"])
                     stage[keys[0]] = value
             else:
                 _set(data, keys, value, path)
